@@ -1,0 +1,60 @@
+# Two commands: `make repro` regenerates every table and figure, `make test` runs every test.
+# Both make .venv, install requirements.lock and fetch the embedded data first, once.
+
+PYTHON  ?= python3.11
+PROFILE ?= sample
+ROOT    := $(CURDIR)
+
+# Stages and notebooks start `python`, `papermill` and kernels by name: ours come first,
+# whatever virtual environment the user is in.
+export PATH := $(ROOT)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(ROOT)/.venv
+unexport PYTHONHOME
+unexport PYTHONPATH
+
+DVC_YAML = $(if $(filter sample,$(PROFILE)),dvc.yaml,profiles/$(PROFILE)/dvc.yaml)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup repro test lab lock
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
+
+.venv/installed: requirements.lock settings.ini setup.py
+	@command -v $(PYTHON) >/dev/null || { echo "pat needs Python 3.11: $(PYTHON) was not found. Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"pat needs Python 3.11, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
+	@echo "[setup] making .venv"
+	@$(PYTHON) -m venv .venv
+	@echo "[setup] installing the $$(grep -c == requirements.lock) packages of requirements.lock into .venv (a few minutes)"
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+data/streets: data.dvc | .venv/installed
+	@echo "[setup] fetching the embedded data (data.dvc)"
+	@.venv/bin/dvc pull --quiet data.dvc
+	@touch -c $@
+
+setup: .venv/installed data/streets  ## make .venv, install, fetch the embedded data
+
+repro: setup  ## regenerate every table and figure (PROFILE=sample), then compare with the reference run
+	@echo "[repro] dvc repro $(DVC_YAML)"
+	@.venv/bin/dvc repro $(DVC_YAML)
+	@if [ -f tests/expected/$(PROFILE).json ]; then .venv/bin/python -m pat.report compare $(PROFILE); fi
+	@echo "[repro] open results/$(PROFILE)/report.html"
+
+test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
+	@echo "[test] notebooks"
+	@.venv/bin/nbdev_test --n_workers 2
+	@echo "[test] tests/"
+	@.venv/bin/python -m pytest
+
+lab: setup  ## open the notebooks in JupyterLab
+	@.venv/bin/jupyter lab --notebook-dir nbs
+
+lock:  ## write requirements.lock anew from the ranges in settings.ini (in a fresh environment)
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip install --quiet --editable ".[dev]"
+	@{ sed -n '/^#/p' requirements.lock; build/lock/bin/python -m pip freeze --all --exclude-editable \
+	   | grep -viE '^(pip|triton|nvidia-|cuda-)'; } > build/requirements.lock
+	@mv build/requirements.lock requirements.lock
