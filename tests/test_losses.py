@@ -1,0 +1,447 @@
+"""The losses against a plain loop per pixel, their gradients, their invariants and their errors."""
+
+import math
+from collections import Counter
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pat.baselines import build_loss
+from pat.losses import CrossEntropyLoss, FocalLoss, PATLoss, cross_entropy, focal_loss, mask_size_weight, pat_loss
+
+# every option of every loss at least once away from its default
+FOCAL = [{"gamma": gamma} for gamma in (0, 0.5, 1, 2, 5)]
+PAT = [
+    {},
+    {"alpha": 0},
+    {"alpha": 0.25},
+    {"epsilon": 1e-3, "temperature": 0.5},
+    {"temperature": 20},
+    {"temperature": 2, "log_temperature": True},
+    {"detach_beta": True},
+    {"temperature": 3, "detach_beta": True, "alpha": 0.25},
+    {"beta": "exponential"},
+    {"beta": "exponential", "kappa": 0},
+    {"beta": "exponential", "kappa": 5, "temperature": 2, "alpha": 0},
+    {"beta": "exponential", "kappa": 3, "temperature": 0.5, "log_temperature": True, "detach_beta": True},
+    {"reduction": "sum"},
+    {"reduction": "sum", "beta": "exponential", "kappa": 2, "alpha": 0.25},
+]
+CASES = [(cross_entropy, {})] + [(focal_loss, options) for options in FOCAL] + [(pat_loss, options) for options in PAT]
+every_loss = pytest.mark.parametrize(("loss", "options"), CASES, ids=[f"{f.__name__}-{o}" for f, o in CASES])
+each_kind = pytest.mark.parametrize("kind", [cross_entropy, focal_loss, pat_loss])
+
+
+def value_and_grad(loss, logits, target):
+    x = logits.detach().clone().requires_grad_()
+    value = loss(x, target)
+    return value.detach(), torch.autograd.grad(value, x)[0]
+
+
+# --- the reference: numbers and loops, with the gradient written out by hand
+
+
+def softmax(z):
+    top = max(z)
+    e = [math.exp(v - top) for v in z]
+    return [v / sum(e) for v in e]
+
+
+def minus_log_softmax(z, y):
+    top = max(z)
+    return math.log(sum(math.exp(v - top) for v in z)) + top - z[y]
+
+
+def pixel_cross_entropy(z, y):
+    "Value and gradient at one pixel with logits `z` and label `y`."
+    p = softmax(z)
+    return minus_log_softmax(z, y), [p[k] - (k == y) for k in range(len(z))]
+
+
+def pixel_focal(z, y, gamma=2.0):
+    p, nll = softmax(z), minus_log_softmax(z, y)
+    miss = sum(p[k] for k in range(len(z)) if k != y)
+    gradient = []
+    for k in range(len(z)):
+        dp = p[y] * ((k == y) - p[k])
+        # with one class 1 - p is 0, and so is every derivative
+        slope = -gamma * miss ** (gamma - 1) * dp * nll if miss and gamma else 0.0
+        gradient.append(slope + miss**gamma * (p[k] - (k == y)))
+    return miss**gamma * nll, gradient
+
+
+def pixel_pat(z, y, beta="inverse", temperature=1, epsilon=0.1, kappa=1, detach_beta=False, log_temperature=False):
+    classes, soft = range(len(z)), [v / temperature for v in z]
+    p, p_T = softmax(z), softmax(soft)
+    dp_T = [p_T[y] * ((k == y) - p_T[k]) / temperature for k in classes]
+    if beta == "inverse":
+        weight = 1 / (p_T[y] + epsilon)
+        slope = -(weight**2)
+    else:
+        weight = math.exp(kappa * (1 - p_T[y])) / 2
+        slope = -kappa * weight
+    if log_temperature:
+        nll, dnll = minus_log_softmax(soft, y), [(p_T[k] - (k == y)) / temperature for k in classes]
+    else:
+        nll, dnll = minus_log_softmax(z, y), [p[k] - (k == y) for k in classes]
+    moving = 0 if detach_beta else slope
+    return weight * nll, [weight * dnll[k] + moving * dp_T[k] * nll for k in classes]
+
+
+def reference(loss, logits, target, ignore_index=255, **options):
+    "Value (float) and gradient (array like `logits`) of a loss, one pixel after the other."
+    alpha, reduction = options.pop("alpha", 1), options.pop("reduction", "mean")
+    pixel = {cross_entropy: pixel_cross_entropy, focal_loss: pixel_focal, pat_loss: pixel_pat}[loss]
+    z, y = logits.tolist(), target.tolist()
+    B, C, H, W = logits.shape
+    masks = [Counter(label for row in image for label in row if label != ignore_index) for image in y]
+    labelled_pixels, labelled_images = sum(sum(m.values()) for m in masks), sum(bool(m) for m in masks)
+    value, gradient = 0.0, np.zeros(logits.shape)
+    for i in range(B):
+        norm = sum(n ** (1 - alpha) for n in masks[i].values())
+        for h in range(H):
+            for w in range(W):
+                label = y[i][h][w]
+                if label == ignore_index:
+                    continue
+                one, slope = pixel([z[i][c][h][w] for c in range(C)], label, **options)
+                if loss is pat_loss:
+                    weight = masks[i][label] ** -alpha * len(masks[i]) / norm
+                    weight /= labelled_images if reduction == "mean" else 1
+                else:
+                    weight = 1 / labelled_pixels
+                value += weight * one
+                gradient[i, :, h, w] = [weight * s for s in slope]
+    return value, gradient
+
+
+@every_loss
+@pytest.mark.parametrize("scale", [1, 8])
+def test_value_and_gradient_are_those_of_the_loop(loss, options, scale):
+    "Two images of one size of mask each, one without a label, one pixel without a label."
+    logits = scale * torch.randn(3, 4, 3, 5, dtype=torch.float64)
+    target = torch.randint(4, (3, 3, 5))
+    target[0, 0], target[1, 2, 2], target[2] = 3, 255, 255
+    value, gradient = value_and_grad(partial(loss, **options), logits, target)
+    expected, expected_gradient = reference(loss, logits, target, **options)
+    assert value.item() == pytest.approx(expected, rel=1e-6)  # the weights of the masks are float32
+    np.testing.assert_allclose(gradient.numpy(), expected_gradient, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.parametrize("options", [{}, {"beta": "exponential", "alpha": 0.25, "temperature": 2}])
+def test_the_map_holds_every_pixels_share_of_the_sum(options):
+    logits, target = torch.randn(2, 3, 2, 4, dtype=torch.float64), torch.randint(3, (2, 2, 4))
+    target[1, 0, 1] = 255
+    each = pat_loss(logits, target, reduction="none", **options)
+    assert each.shape == (2, 2, 4) and each[1, 0, 1] == 0
+    for i in range(2):  # one image alone: its share of the sum
+        expected, _ = reference(pat_loss, logits[i : i + 1], target[i : i + 1], **options)
+        assert each[i].sum().item() == pytest.approx(expected, rel=1e-6)
+
+
+def log2_example():
+    """One row of four pixels, three classes; the logits are log p.
+
+    p of the label: 1/2 (label 0), 1/4 (label 0), 1/4 (label 1); the last pixel has no label.
+    -log p: l, 2 l, 2 l with l = log 2. Masks: class 0 has 2 pixels, class 1 has 1, class 2 is absent: K = 2.
+    """
+    p = torch.tensor([[1 / 2, 1 / 4, 1 / 4, 1 / 3], [1 / 4, 1 / 2, 1 / 4, 1 / 3], [1 / 4, 1 / 4, 1 / 2, 1 / 3]])
+    return p.double().log().view(1, 3, 1, 4), torch.tensor([[[0, 0, 1, 255]]])
+
+
+log2, log6 = math.log(2), math.log(6)
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        # (1 + 2 + 2) l / 3
+        (cross_entropy, 5 / 3 * log2),
+        # (1 - p)^2 = 1/4, 9/16, 9/16: (1/4 + 9/8 + 9/8) l / 3
+        (focal_loss, 5 / 6 * log2),
+        # 1 / (p + 1/4) = 4/3, 2, 2: mean of class 0 (4/3 + 4) l / 2, plus class 1 4 l
+        (partial(pat_loss, epsilon=1 / 4), 20 / 3 * log2),
+        # the same pixels, each with weight K / 3 = 2/3: 2/3 (4/3 + 4 + 4) l
+        (partial(pat_loss, epsilon=1 / 4, alpha=0), 56 / 9 * log2),
+        # 16^(1 - p) / 2 = 2, 4, 4: (2 + 8) l / 2 + 8 l
+        (partial(pat_loss, beta="exponential", kappa=math.log(16)), 13 * log2),
+        # T = 1/2 squares p: p_T = (1/4) / (6/16) = 2/3, then (1/16) / (6/16) = 1/6 twice;
+        # 1 / (p_T + 1/3) = 1, 2, 2: (1 + 4) l / 2 + 4 l
+        (partial(pat_loss, epsilon=1 / 3, temperature=1 / 2), 13 / 2 * log2),
+        # and with -log p_T = log 3/2, log 6, log 6: (log 3/2 + 2 log 6) / 2 + 2 log 6
+        (
+            partial(pat_loss, epsilon=1 / 3, temperature=1 / 2, log_temperature=True),
+            math.log(3 / 2) / 2 + 3 * log6,
+        ),
+    ],
+)
+def test_worked_by_hand(loss, expected):
+    assert loss(*log2_example()).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_an_image_without_a_label_does_not_count_in_the_mean():
+    logits, target = log2_example()
+    both = torch.cat([logits, logits]), torch.cat([target, torch.full_like(target, 255)])
+    assert pat_loss(*both).item() == pytest.approx(pat_loss(logits, target).item())
+
+
+@every_loss
+def test_gradcheck(loss, options):
+    "The detached beta is no derivative of the value, so it is checked with beta frozen at its first value."
+    logits = torch.randn(2, 3, 2, 3, dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([[[0, 0, 1], [2, 255, 0]], [[1, 1, 1], [1, 1, 255]]])
+    if not options.get("detach_beta"):
+        assert torch.autograd.gradcheck(lambda z: loss(z, target, **options), logits)
+        return
+    free = {k: v for k, v in options.items() if k != "detach_beta"}
+    log_T = options.get("log_temperature", False)
+    T = options.get("temperature", 1) if log_T else 1
+    nll = torch.nn.functional.cross_entropy(logits.detach() / T, target, ignore_index=255, reduction="none")
+    frozen = torch.where(nll > 0, loss(logits, target, **free, reduction="none").detach() / nll, 0) / 2
+
+    def with_frozen_beta(z):
+        return (frozen * torch.nn.functional.cross_entropy(z / T, target, ignore_index=255, reduction="none")).sum()
+
+    assert torch.autograd.gradcheck(with_frozen_beta, logits)
+    (expected,) = torch.autograd.grad(with_frozen_beta(logits), logits)
+    torch.testing.assert_close(value_and_grad(partial(loss, **options), logits, target)[1], expected)
+
+
+# --- properties
+
+
+@st.composite
+def batches(draw, max_classes=20):
+    "Logits of any size, and labels of which any classes and any share of pixels may be missing."
+    B, C, H, W = (draw(st.integers(1, n)) for n in (3, max_classes, 4, 4))
+    present = draw(st.sets(st.integers(0, C - 1), min_size=1))
+    ignored = draw(st.sampled_from([0, 0.2, 0.5, 0.9, 1]))
+    scale = draw(st.sampled_from([0, 0.1, 1, 10, 100]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    logits = scale * rng.standard_normal((B, C, H, W))
+    target = rng.choice(sorted(present), (B, H, W))
+    target[rng.random((B, H, W)) < ignored] = 255
+    return torch.from_numpy(logits).float(), torch.from_numpy(target).long()
+
+
+def bound(data, kind):
+    "The loss `kind` with some of its options."
+    return partial(kind, **data.draw(st.sampled_from([options for loss, options in CASES if loss is kind])))
+
+
+@each_kind
+@given(data=st.data())
+def test_value_and_gradient_are_finite(kind, data):
+    logits, target = data.draw(batches())
+    value, gradient = value_and_grad(bound(data, kind), logits, target)
+    assert value.isfinite() and value >= 0 and gradient.isfinite().all()
+    assert (gradient.abs().sum(1)[target == 255] == 0).all()
+
+
+@each_kind
+@given(data=st.data())
+def test_loop_agrees_on_any_batch(kind, data):
+    logits, target = data.draw(batches(max_classes=5))
+    loss = bound(data, kind)
+    logits = logits.double().clamp(-15, 15)  # where 1 - p is exact enough to compare
+    value, gradient = value_and_grad(loss, logits, target)
+    expected, expected_gradient = reference(kind, logits, target, **loss.keywords)
+    assert value.item() == pytest.approx(expected, rel=1e-5, abs=1e-9)
+    np.testing.assert_allclose(gradient.numpy(), expected_gradient, rtol=1e-5, atol=1e-8)
+
+
+@each_kind
+@given(data=st.data())
+def test_nothing_labelled_gives_zero_and_keeps_the_graph(kind, data):
+    logits, target = data.draw(batches())
+    logits.requires_grad_()
+    value = bound(data, kind)(logits, torch.full_like(target, 255))
+    assert value == 0 and value.requires_grad
+    value.backward()
+    assert (logits.grad == 0).all()
+
+
+@each_kind
+@given(data=st.data())
+def test_logits_of_ignored_pixels_do_not_matter(kind, data):
+    logits, target = data.draw(batches())
+    loss, noise = bound(data, kind), data.draw(st.sampled_from([-1e4, -3.0, 7.0, 1e4]))
+    other = torch.where((target == 255)[:, None], logits.flip(1) + noise, logits)
+    value, gradient = value_and_grad(loss, logits, target)
+    other_value, other_gradient = value_and_grad(loss, other, target)
+    assert value == other_value and torch.equal(gradient, other_gradient)
+
+
+@each_kind
+@given(data=st.data())
+def test_renaming_the_classes_renames_the_gradient(kind, data):
+    logits, target = data.draw(batches())
+    loss = bound(data, kind)
+    old = torch.tensor(data.draw(st.permutations(range(logits.shape[1]))))  # old class of each new one
+    new = torch.full((256,), 255).scatter(0, old, torch.arange(len(old)))
+    value, gradient = value_and_grad(loss, logits.double(), target)
+    renamed_value, renamed_gradient = value_and_grad(loss, logits.double()[:, old], new[target])
+    torch.testing.assert_close(renamed_value, value, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(renamed_gradient, gradient[:, old], rtol=1e-6, atol=1e-9)
+
+
+@each_kind
+@given(data=st.data())
+def test_any_ignore_index_means_the_same(kind, data):
+    "-100, torch's own default, or 0, an id that is a class when it is not ignored."
+    logits, target = data.draw(batches())
+    loss, ignore_index = bound(data, kind), data.draw(st.sampled_from([0, -100, 254]))
+    if ignore_index == 0:
+        target = torch.where(target == 0, 255, target)
+    value, gradient = value_and_grad(loss, logits, target)
+    other = torch.where(target == 255, ignore_index, target)
+    other_value, other_gradient = value_and_grad(partial(loss, ignore_index=ignore_index), logits, other)
+    assert value == other_value and torch.equal(gradient, other_gradient)
+
+
+@given(batch=batches(), alpha=st.sampled_from([0, 0.25, 0.5, 1, 2]))
+def test_mask_weights_sum_to_the_number_of_masks(batch, alpha):
+    logits, target = batch
+    weight = mask_size_weight(target, logits.shape[1], alpha)
+    for one, label in zip(weight, target, strict=True):
+        masks = label[label != 255].unique()
+        assert one.sum().item() == pytest.approx(len(masks), rel=1e-5)
+        assert all(one[label == c].unique().numel() == 1 for c in masks)  # all pixels of a mask alike
+        assert (one[label == 255] == 0).all()
+
+
+# --- precision
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_logits_are_computed_in_float32(loss, options, dtype):
+    logits, target = 4 * torch.randn(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
+    target[0, 0] = 255
+    loss = partial(loss, **options)
+    value, gradient = value_and_grad(loss, logits.to(dtype), target)
+    same_value, same_gradient = value_and_grad(loss, logits.to(dtype).float(), target)
+    assert value.dtype == torch.float32 and gradient.dtype == dtype
+    torch.testing.assert_close(value, same_value)
+    torch.testing.assert_close(gradient, same_gradient.to(dtype))
+    torch.testing.assert_close(value, loss(logits, target), rtol=0.02, atol=0)  # bfloat16 has 8 bits
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_autocast_changes_nothing(loss, options, dtype):
+    logits, target = 4 * torch.randn(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
+    value, gradient = value_and_grad(partial(loss, **options), logits, target)
+    with torch.autocast("cpu", dtype=dtype):
+        cast_value, cast_gradient = value_and_grad(partial(loss, **options), logits, target)
+    assert cast_value.dtype == torch.float32
+    torch.testing.assert_close(cast_value, value)
+    torch.testing.assert_close(cast_gradient, gradient)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_huge_logits_stay_finite(loss, options, dtype, sign):
+    "The label's logit towers above the others, or they above it."
+    target = torch.randint(4, (2, 3, 3))
+    logits = (torch.full((2, 4, 3, 3), -1e4).scatter(1, target[:, None], 1e4) * sign).to(dtype)
+    value, gradient = value_and_grad(partial(loss, **options), logits, target)
+    assert value.isfinite() and gradient.isfinite().all()
+    assert (value == 0) if sign == 1 else (value > 1e3)
+
+
+# --- modules and errors
+
+
+@every_loss
+def test_module_is_the_function_with_its_options(loss, options):
+    module = {cross_entropy: CrossEntropyLoss, focal_loss: FocalLoss, pat_loss: PATLoss}[loss](**options)
+    logits, target = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    assert module(logits, target) == loss(logits, target, **options)
+
+
+@each_kind
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        (torch.zeros(2, 3, 4), torch.zeros(2, 4).long(), r"logits have shape \(2, 3, 4\), expected \(B, C, H, W\)"),
+        (
+            torch.zeros(1, 3, 4, 5),
+            torch.zeros(1, 5, 4).long(),
+            r"target has shape \(1, 5, 4\), expected \(1, 4, 5\) for logits \(1, 3, 4, 5\)",
+        ),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 1, 4, 5).long(), r"target has shape \(1, 1, 4, 5\)"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5).byte(), r"dtype torch.uint8, expected torch.int64: pass target"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5), "dtype torch.float32, expected torch.int64"),
+        (
+            torch.zeros(1, 3, 1, 2),
+            torch.tensor([[[3, -1]]]),
+            r"target holds \[-1, 3\], expected labels 0..2 or ignore_index 255",
+        ),
+    ],
+)
+def test_bad_tensors(kind, logits, target, message):
+    with pytest.raises(ValueError, match=message):
+        kind(logits, target)
+
+
+def test_255_is_an_error_where_it_is_not_the_ignore_index():
+    with pytest.raises(ValueError, match=r"target holds \[255\], expected labels 0..2 or ignore_index 0"):
+        pat_loss(torch.zeros(1, 3, 1, 1), torch.full((1, 1, 1), 255), ignore_index=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (partial(FocalLoss, gamma=-0.5), "gamma is -0.5, expected 0 or more"),
+        (partial(PATLoss, beta="inverted"), "beta is 'inverted', expected 'inverse' or 'exponential'"),
+        (partial(PATLoss, epsilon=0), "epsilon is 0, expected more than 0"),
+        (partial(PATLoss, epsilon=-0.1), "epsilon is -0.1, expected more than 0"),
+        (partial(PATLoss, beta="exponential", kappa=-1), "kappa is -1, expected 0 to 80"),
+        (partial(PATLoss, beta="exponential", kappa=81), "kappa is 81, expected 0 to 80: exp"),
+        (partial(PATLoss, beta="exponential", kappa=math.nan), "kappa is nan"),
+        (partial(PATLoss, temperature=0), "temperature is 0, expected more than 0"),
+        (partial(PATLoss, temperature=-2), "temperature is -2, expected more than 0"),
+        (partial(PATLoss, reduction="average"), "reduction is 'average', expected 'mean', 'sum' or 'none'"),
+    ],
+)
+def test_bad_option_fails_when_the_loss_is_made(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+# --- build_loss
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "function"),
+    [
+        ("ce", {}, cross_entropy),
+        ("focal", {"gamma": 5}, focal_loss),
+        ("pat", {"beta": "exponential", "kappa": 3, "alpha": 0.25}, pat_loss),
+    ],
+)
+def test_build_loss(name, options, function):
+    logits, target = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    counts = {"class_pixels": torch.ones(3), "class_images": torch.ones(3)}  # none of these needs them
+    assert build_loss(name, **counts, **options)(logits, target) == function(logits, target, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("focl", {}, r"unknown loss 'focl'\. Did you mean 'focal'\? There are: .*ce.*pat"),
+        ("zzz", {}, r"unknown loss 'zzz'\. There are: .*ce.*pat"),
+        ("focal", {"gama": 2}, r"unknown option of loss 'focal' 'gama'\. Did you mean 'gamma'\?"),
+        ("ce", {"epsilon": 1}, r"unknown option of loss 'ce' 'epsilon'\. There are: ignore_index"),
+        ("pat", {"temprature": 1}, "Did you mean 'temperature'"),
+    ],
+)
+def test_build_loss_names_the_nearest(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_loss(name, **options)

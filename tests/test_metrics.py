@@ -1,0 +1,147 @@
+"""Every number read off the confusion matrix, recounted pixel by pixel."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pat.metrics import (
+    batch_miou,
+    confusion_matrix,
+    dice,
+    frequency_groups,
+    iou,
+    nanmean,
+    pixel_accuracy,
+    summarise,
+)
+
+
+@st.composite
+def predictions(draw):
+    "Predicted and true classes of a batch, with the number of classes and the label that does not count."
+    B, H, W, C = (draw(st.integers(1, n)) for n in (3, 4, 4, 6))
+    ignore_index = draw(st.sampled_from([255, -1, 0]))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    prediction, target = rng.integers(C, size=(2, B, H, W))
+    target[rng.random((B, H, W)) < draw(st.sampled_from([0, 0.3, 1]))] = ignore_index
+    return prediction, target, C, ignore_index
+
+
+def label_sets(prediction, target, c, ignore_index):
+    "Positions that are labelled c, and positions that are predicted c, among the pixels that count."
+    places = [place for place in np.ndindex(target.shape) if target[place] != ignore_index]
+    return {p for p in places if target[p] == c}, {p for p in places if prediction[p] == c}
+
+
+def matrix_of(case):
+    prediction, target, C, ignore_index = case
+    return confusion_matrix(torch.from_numpy(prediction), torch.from_numpy(target), C, ignore_index)
+
+
+@given(predictions())
+def test_confusion_matrix_is_a_count_per_image(case):
+    prediction, target, C, ignore_index = case
+    expected = np.zeros((len(target), C, C), dtype=int)
+    for i, h, w in np.ndindex(target.shape):
+        if target[i, h, w] != ignore_index:
+            expected[i, target[i, h, w], prediction[i, h, w]] += 1
+    matrix = matrix_of(case)
+    assert matrix.dtype == torch.int64
+    np.testing.assert_array_equal(matrix.numpy(), expected)
+
+
+@given(predictions())
+def test_scores_are_those_of_sets_of_pixels(case):
+    "IoU |A & B| / |A | B|, Dice 2 |A & B| / (|A| + |B|), NaN where both are empty."
+    prediction, target, C, ignore_index = case
+    matrix = matrix_of(case).sum(0).numpy()
+    for c in range(C):
+        true, guessed = label_sets(prediction, target, c, ignore_index)
+        if true | guessed:
+            assert iou(matrix)[c] == pytest.approx(len(true & guessed) / len(true | guessed))
+            assert dice(matrix)[c] == pytest.approx(2 * len(true & guessed) / (len(true) + len(guessed)))
+        else:
+            assert math.isnan(iou(matrix)[c]) and math.isnan(dice(matrix)[c])
+    counted = target != ignore_index
+    right = (prediction == target)[counted].mean() if counted.any() else math.nan
+    assert pixel_accuracy(matrix) == pytest.approx(right, nan_ok=True)
+
+
+@given(predictions())
+def test_batch_miou_is_over_the_labelled_classes_only(case):
+    prediction, target, C, ignore_index = case
+    scores = []
+    for c in range(C):
+        true, guessed = label_sets(prediction, target, c, ignore_index)
+        if true:
+            scores.append(len(true & guessed) / len(true | guessed))
+    expected = sum(scores) / len(scores) if scores else math.nan
+    assert batch_miou(matrix_of(case).sum(0).numpy()) == pytest.approx(expected, nan_ok=True)
+
+
+def test_iou_of_a_stack_is_a_stack_of_ious():
+    stack = np.random.default_rng(0).integers(5, size=(4, 3, 3))
+    stack[2] = 0  # an image without a label
+    for one, matrix in zip(iou(stack), stack, strict=True):
+        np.testing.assert_array_equal(one, iou(matrix))
+    assert np.isnan(iou(stack)[2]).all()
+
+
+def test_predicted_but_never_labelled_is_zero_not_absent():
+    "Class 1 has no pixel and one wrong guess; class 2 has neither."
+    matrix = np.array([[3, 1, 0], [0, 0, 0], [0, 0, 0]])
+    np.testing.assert_array_equal(iou(matrix), [3 / 4, 0, np.nan])
+    assert nanmean(iou(matrix)) == 3 / 8
+    assert batch_miou(matrix) == 3 / 4
+
+
+def test_nanmean_of_nothing_is_nan_without_a_warning():
+    assert math.isnan(nanmean(np.array([np.nan, np.nan]))) and math.isnan(nanmean(np.array([])))
+    assert nanmean([1.0, float("nan"), 3.0]) == 2
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=20))
+def test_frequency_groups_part_the_classes_by_their_pixels(pixels):
+    groups = frequency_groups(pixels)
+    assert sorted(c for members in groups.values() for c in members) == list(range(len(pixels)))
+    sizes = [len(groups[name]) for name in ("tail", "medium", "head")]
+    assert max(sizes) - min(sizes) <= 1
+    in_order = [pixels[c] for name in ("tail", "medium", "head") for c in groups[name]]
+    assert in_order == sorted(pixels)
+
+
+def test_ties_in_frequency_keep_the_order_of_the_classes():
+    assert frequency_groups([5, 5, 5, 5, 5, 1]) == {"tail": [5, 0], "medium": [1, 2], "head": [3, 4]}
+
+
+def test_summarise_by_hand():
+    """a and b are the tail, c is medium, d is the head and absent from the test images.
+
+    a: 1 of 1 hit, 1 false: 1/2. b: 2 of 4 hit, 0 false: 1/2. c: 3 of 3 hit, 1 false: 3/4.
+    """
+    matrix = np.array([[1, 0, 0, 0], [1, 2, 1, 0], [0, 0, 3, 0], [0, 0, 0, 0]])
+    got = summarise(matrix, ["a", "b", "c", "d"], [1, 50, 99, 200])
+    assert got["iou"] == pytest.approx({"a": 1 / 2, "b": 1 / 2, "c": 3 / 4, "d": math.nan}, nan_ok=True)
+    assert got["miou"] == pytest.approx(7 / 12)
+    assert got["pixel_accuracy"] == pytest.approx(6 / 8)
+    # Dice 2/3, 2/3 and 6/7: their mean is 46/63
+    assert got["dice_error"] == pytest.approx(17 / 63)
+    # four classes in three groups: the tail holds two, a and b
+    assert (got["miou_tail"], got["miou_medium"]) == pytest.approx((1 / 2, 3 / 4))
+    assert math.isnan(got["miou_head"])
+    assert got["absent_classes"] == 1
+
+
+def test_summarise_without_a_labelled_pixel():
+    got = summarise(np.zeros((3, 3), dtype=int), ["a", "b", "c"], [1, 2, 3])
+    assert got["absent_classes"] == 3
+    assert all(math.isnan(got[key]) for key in ("miou", "pixel_accuracy", "dice_error", "miou_tail", "miou_head"))
+
+
+def test_summarise_wants_a_name_per_class():
+    with pytest.raises(ValueError, match="zip"):
+        summarise(np.eye(3), ["a", "b"], [1, 2, 3])

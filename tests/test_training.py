@@ -1,0 +1,465 @@
+"""One run from its settings to its files: determinism, kills and resumes, scores, and every error."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from lightning_fabric import Fabric
+
+import pat
+from pat.metrics import iou, nanmean
+from pat.models import build_model
+from pat.training import (
+    Trainer,
+    check_params,
+    evaluate,
+    image_counts,
+    loader,
+    main,
+    save_checkpoint,
+    to_device,
+    train,
+    train_settings,
+    without_nan,
+    write_outcome,
+)
+
+SMALL = {"epochs": 3, "batch_size": 4, "width": 4, "lr": 1e-2, "accelerator": "cpu"}
+
+
+def make_settings(model="segnet", loss="ce", seed=0, loss_options=None, **training):
+    return {
+        "run": f"tiny-{model}-{loss}", "profile": "tiny", "dataset": "scenes", "model": model, "seed": seed,
+        "loss": loss, "loss_options": {"name": loss, **(loss_options or {})}, "train": SMALL | training,
+    }  # fmt: skip
+
+
+def assert_same(one, other):
+    "All that a run finds out is the same, to the last bit; what it cost may differ."
+    assert one["history"] == other["history"]
+    assert without_nan(one["result"]) == without_nan(other["result"])
+    np.testing.assert_array_equal(one["counts"], other["counts"])
+
+
+@pytest.fixture(scope="module")
+def outcome(scenes, tmp_path_factory):
+    "A run of three epochs, never interrupted."
+    return train(make_settings(), scenes, tmp_path_factory.mktemp("run"), progress=False)
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"epoch": 3}, r"unknown option of train 'epoch'\. Did you mean 'epochs'\? There are: epochs, batch_size"),
+        ({"select": "val_mio"}, r"unknown value of train.select 'val_mio'\. Did you mean 'val_miou'\?"),
+        ({"precision": "16-mixed"}, r"unknown value of train.precision '16-mixed'\. Did you mean 'bf16-mixed'\?"),
+        ({"epochs": 0}, "train.epochs is 0, expected a number above 0"),
+        ({"batch_size": -4}, "train.batch_size is -4, expected a number above 0"),
+        ({"width": True}, "train.width is True, expected a number above 0"),
+        ({"lr": "1e-3"}, "train.lr is '1e-3', expected a number above 0"),  # what YAML makes of 1e-3
+        ({"lr": None}, "train.lr is None, expected a number above 0"),
+    ],
+)
+def test_bad_setting(options, message):
+    with pytest.raises(ValueError, match=message):
+        train_settings(SMALL | options)
+
+
+def test_missing_settings_are_all_named():
+    with pytest.raises(ValueError, match=r"the section train has no batch_size, width$"):
+        train_settings({"epochs": 3})
+
+
+# --- batches and scores
+
+
+def test_shuffled_batches_hold_every_training_image_once(scenes):
+    generator = torch.Generator().manual_seed(3)
+    epochs = [list(loader(scenes, "train", 5, generator)) for _ in range(2)]
+    members = scenes.meta["splits"]["train"]
+    for epoch in epochs:
+        assert [len(images) for images, _ in epoch] == [5, 5, 5, 1]
+        rows = torch.cat([images.flatten(1) for images, _ in epoch]).tolist()
+        assert sorted(rows) == sorted(scenes.images[members].reshape(16, -1).tolist())
+    assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
+
+
+def test_image_and_label_stay_together(scenes):
+    for images, labels in loader(scenes, "train", 4, torch.Generator().manual_seed(0)):
+        for image, label in zip(images, labels, strict=True):
+            (row,) = (i for i in range(20) if np.array_equal(scenes.images[i], image))
+            np.testing.assert_array_equal(scenes.labels[row], label)
+
+
+@pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
+def test_to_device_scales_the_pixels(memory_format):
+    images = torch.tensor([0, 51, 255], dtype=torch.uint8).expand(1, 2, 2, 3)
+    x, target = to_device((images, torch.full((1, 2, 2), 255, dtype=torch.uint8)), torch.device("cpu"), memory_format)
+    assert x.shape == (1, 3, 2, 2) and x.is_contiguous(memory_format=memory_format)
+    torch.testing.assert_close(x[0, :, 0, 0], torch.tensor([-1, 51 / 127.5 - 1, 1]))
+    assert target.dtype == torch.int64 and (target == 255).all()
+
+
+def test_evaluation_does_not_depend_on_the_batch_size(scenes):
+    labels = np.array(scenes.labels)
+    labels[scenes.meta["splits"]["val"][0], :20] = 255  # the two images have unlike numbers of labelled pixels
+    data, model = replace(scenes, labels=labels), build_model("unet", 10, width=2)
+    (one, scores), (two, other) = (evaluate(model, data, "val", size) for size in (1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert one.sum((1, 2)).tolist() == [12 * 48, 32 * 48]
+    assert scores["ce"] == pytest.approx(other["ce"], rel=1e-6)
+    assert not model.training
+    # as released: the mean over batches of the mean over the batch's labelled classes
+    assert scores["miou_released"] == pytest.approx(np.mean([nanmean(iou(m)[m.sum(1) > 0]) for m in one]))
+
+
+def test_cross_entropy_of_the_evaluation_is_that_of_the_pixels(scenes):
+    model = build_model("unet", 10, width=2)
+    _, scores = evaluate(model, scenes, "test", 1)
+    members, total = scenes.meta["splits"]["test"], 0.0
+    for row in members:
+        image = torch.from_numpy(scenes.images[row : row + 1].transpose(0, 3, 1, 2).copy()) / 127.5 - 1
+        log_p = model(image).log_softmax(1)[0].detach().numpy()
+        total -= np.take_along_axis(log_p, scenes.labels[row][None].astype(int), 0).mean()
+    assert scores["ce"] == pytest.approx(total / len(members), rel=1e-4)
+
+
+def test_image_counts_are_hits_labels_and_predictions():
+    matrix = np.array([[[5, 1], [2, 3]], [[0, 0], [4, 0]]])
+    expected = [[[5, 6, 7], [3, 5, 4]], [[0, 0, 4], [0, 4, 0]]]
+    assert image_counts(matrix).tolist() == expected
+
+
+# --- runs
+
+
+def test_outcome_hangs_together(outcome, scenes):
+    history, result, counts = outcome["history"], outcome["result"], outcome["counts"]
+    assert [row["epoch"] for row in history] == [0, 1, 2]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert result["best_epoch"] == min(history, key=lambda row: row["val_ce"])
+    assert counts.shape == (2, 10, 3)
+    hit, labelled, predicted = counts.sum(0).T
+    for c, (name, value) in enumerate(result["test"]["iou"].items()):
+        union = labelled[c] + predicted[c] - hit[c]
+        assert value == pytest.approx(hit[c] / union if union else math.nan, nan_ok=True), name
+    labels = scenes.labels[scenes.meta["splits"]["test"]]
+    assert labelled.tolist() == [(labels == c).sum() for c in range(10)]
+    assert outcome["cost"]["device"] == "cpu" and outcome["cost"]["seconds_per_epoch"] > 0
+
+
+def test_same_seed_same_run(outcome, scenes, tmp_path):
+    torch.rand(7)  # what was drawn before does not matter
+    assert_same(train(make_settings(), scenes, tmp_path, progress=False), outcome)
+
+
+def test_other_seed_other_run(outcome, scenes, tmp_path):
+    other = train(make_settings(seed=1), scenes, tmp_path, progress=False)
+    assert all(a["loss"] != b["loss"] for a, b in zip(other["history"], outcome["history"], strict=True))
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "options"),
+    [("unet", "focal", {"gamma": 2}), ("segnet", "pat", {"beta": "exponential", "kappa": 3, "alpha": 0.25})],
+)
+def test_other_losses_train_and_are_not_cross_entropy(scenes, tmp_path, model, loss, options):
+    runs = [
+        train(make_settings(model, name, loss_options=o, epochs=1), scenes, tmp_path / name, progress=False)
+        for name, o in (("ce", {}), (loss, options))
+    ]
+    assert runs[0]["history"][0]["val_ce"] != runs[1]["history"][0]["val_ce"]
+    assert all(math.isfinite(run["history"][0]["loss"]) for run in runs)
+
+
+def test_mixed_precision_runs_and_stays_close(outcome, scenes, tmp_path):
+    "bfloat16 has 8 bits of mantissa; the first epoch of a run has little time to drift apart."
+    mixed = train(make_settings(precision="bf16-mixed"), scenes, tmp_path, progress=False)
+    assert mixed["history"] != outcome["history"]
+    assert mixed["history"][0]["loss"] == pytest.approx(outcome["history"][0]["loss"], rel=0.05)
+    weights = torch.load(tmp_path / "best.ckpt", weights_only=False)["model"]
+    assert {v.dtype for k, v in weights.items() if k.endswith("weight")} == {torch.float32}
+
+
+def test_learning_rate_is_annealed_to_zero(scenes, tmp_path):
+    trainer = Trainer(make_settings(epochs=2), scenes, tmp_path)
+    assert trainer.optimizer.param_groups[0]["lr"] == 1e-2
+    trainer.fit(progress=False)
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+@pytest.mark.parametrize(("select", "best"), [("val_ce", 1), ("val_miou", 2)])
+def test_selected_epoch_and_its_weights_are_kept(scenes, tmp_path, monkeypatch, select, best):
+    "Staged scores: cross-entropy is best after epoch 1, mIoU after epoch 2, and epoch 3 equals their best."
+    staged, weights = iter([(1.0, 0.5), (0.5, 0.2), (0.7, 0.9), (0.5, 0.9)]), []
+
+    def fake(model, data, split, batch_size, device):
+        if split == "test":
+            return evaluate(model, data, split, batch_size, device)
+        weights.append({k: v.clone() for k, v in model.state_dict().items()})
+        ce, hits = next(staged)
+        matrix = np.zeros((1, 10, 10))
+        matrix[0, 0, 0], matrix[0, 0, 1] = 10 * hits, 10 * (1 - hits)
+        return matrix, {"ce": ce, "miou_released": 0.0}
+
+    monkeypatch.setattr("pat.training.evaluate", fake)
+    outcome = train(make_settings(epochs=4, select=select), scenes, tmp_path, progress=False)
+    assert outcome["result"]["best_epoch"]["epoch"] == best
+    stored = torch.load(tmp_path / "best.ckpt", weights_only=False)
+    assert stored["epoch"] == best and stored["settings"] == outcome["result"]["settings"]
+    assert all(torch.equal(stored["model"][k], v) for k, v in weights[best].items())
+    # and the test scores are those of these weights
+    model = build_model("segnet", 10, width=4)
+    model.load_state_dict(stored["model"])
+    matrices, _ = evaluate(model.to(memory_format=torch.channels_last), scenes, "test", 4)
+    np.testing.assert_array_equal(image_counts(matrices), outcome["counts"])
+
+
+def test_non_finite_loss_says_what_to_do_and_keeps_the_last_good_epoch(scenes, tmp_path, monkeypatch):
+    train_epoch = Trainer.train_epoch
+
+    def spoil_the_second(self, bar):
+        if self.history:
+            torch.nn.init.constant_(next(self.model.parameters()), math.nan)
+        return train_epoch(self, bar)
+
+    monkeypatch.setattr(Trainer, "train_epoch", spoil_the_second)
+    message = r"the loss became nan: lower train\.lr, or soften the options of the loss"
+    with pytest.raises(FloatingPointError, match=message):
+        train(make_settings(), scenes, tmp_path, progress=False)
+    assert len(torch.load(tmp_path / "last.ckpt", weights_only=False)["history"]) == 1
+
+
+def test_a_learning_rate_out_of_bounds_is_noticed(scenes, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"lower train\.lr"):
+        train(make_settings(lr=1e30), scenes, tmp_path, progress=False)
+    assert sorted(file.name for file in tmp_path.iterdir() if file.name != "lock") == []
+
+
+# --- interruptions
+
+SCRIPT = """
+import json, sys, time
+import pat.training as training
+from pat.datasets import load_prepared
+
+evaluate = training.evaluate
+def slowly(*args):  # time enough to be killed in the middle of a run
+    time.sleep(0.5)
+    return evaluate(*args)
+
+training.evaluate = slowly
+training.train(json.loads(sys.argv[1]), load_prepared(sys.argv[2]), sys.argv[3], progress=False)
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(scenes, prepared_folder, tmp_path_factory):
+    "Folder of a run that was killed with SIGKILL in its second epoch or later; and what a second process was told."
+    folder = tmp_path_factory.mktemp("killed")
+    paths = [str(Path(pat.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(make_settings()), str(prepared_folder), str(folder)]
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 120
+        while not (folder / "last.ckpt").exists():
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < deadline, "no checkpoint after two minutes"
+            time.sleep(0.01)
+        try:
+            train(make_settings(), scenes, folder, progress=False)
+            refusal = None
+        except RuntimeError as error:
+            refusal = str(error)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert process.returncode == -signal.SIGKILL
+    return folder, refusal
+
+
+def test_second_process_is_refused(killed):
+    folder, refusal = killed
+    assert refusal == f"another process trains run 'tiny-segnet-ce': {folder}/lock is held"
+
+
+def test_killed_run_ends_as_if_nothing_had_happened(killed, outcome, scenes, monkeypatch):
+    folder, _ = killed
+    done = len(torch.load(folder / "last.ckpt", weights_only=False)["history"])
+    assert 1 <= done < 3
+    epochs = []
+    train_epoch = Trainer.train_epoch
+    monkeypatch.setattr(Trainer, "train_epoch", lambda self, bar: epochs.append(1) or train_epoch(self, bar))
+    assert_same(train(make_settings(), scenes, folder, progress=False), outcome)
+    assert len(epochs) == 3 - done  # the epochs before the kill were not repeated
+    assert sorted(file.name for file in folder.iterdir() if file.name != "lock") == ["best.ckpt"]
+
+
+@pytest.mark.parametrize("change", ["lr", "data"])
+def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, change):
+    Trainer(make_settings(epochs=2), scenes, tmp_path).fit(progress=False)
+    assert (tmp_path / "last.ckpt").exists()
+    settings, data = make_settings(epochs=2), scenes
+    if change == "lr":
+        settings = make_settings(epochs=2, lr=2e-3)
+    else:
+        data = replace(scenes, images=255 - scenes.images, meta=scenes.meta | {"source_sha256": "other"})
+    fresh = train(settings, data, tmp_path / "fresh", progress=False)
+    assert_same(train(settings, data, tmp_path, progress=False), fresh)
+
+
+def test_run_killed_before_its_test_is_only_tested(outcome, scenes, tmp_path, monkeypatch):
+    Trainer(make_settings(), scenes, tmp_path).fit(progress=False)
+    monkeypatch.setattr(Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
+    assert_same(train(make_settings(), scenes, tmp_path, progress=False), outcome)
+
+
+def test_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
+    class FullDisk:
+        def save(self, path, state):
+            Path(path).write_bytes(b"half")
+            raise OSError("No space left on device")
+
+    path = tmp_path / "last.ckpt"
+    save_checkpoint(Fabric(accelerator="cpu"), path, {"epoch": 1})
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(FullDisk(), path, {"epoch": 2})
+    assert torch.load(path, weights_only=False) == {"epoch": 1}
+
+
+# --- files of a run
+
+
+def test_written_files_hold_the_outcome(outcome, tmp_path):
+    write_outcome(outcome, tmp_path, smoke=True)
+    run = "tiny-segnet-ce"
+    files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
+    assert files == [f"costs/{run}.json", f"runs/{run}.csv", f"runs/{run}.json", f"runs/{run}.npz"]
+    written = json.loads((tmp_path / "runs" / f"{run}.json").read_text())
+    assert written == {"smoke": True, **without_nan(outcome["result"])}
+    assert json.loads((tmp_path / "costs" / f"{run}.json").read_text()) == outcome["cost"]
+    history = pd.read_csv(tmp_path / "runs" / f"{run}.csv")
+    pd.testing.assert_frame_equal(history, pd.DataFrame(outcome["history"]), rtol=1e-12)
+    with np.load(tmp_path / "runs" / f"{run}.npz") as arrays:
+        np.testing.assert_array_equal(arrays["counts"], outcome["counts"])
+
+
+def test_absent_class_is_null_in_the_file(outcome, tmp_path):
+    "Of ten classes some are in no test image of a set this small."
+    absent = [name for name, value in outcome["result"]["test"]["iou"].items() if math.isnan(value)]
+    assert absent
+    write_outcome(outcome, tmp_path)
+    text = (tmp_path / "runs" / "tiny-segnet-ce.json").read_text()
+    written = json.loads(text, parse_constant=pytest.fail)  # NaN and Infinity are no JSON
+    assert [name for name, value in written["test"]["iou"].items() if value is None] == absent
+    assert written["smoke"] is False
+
+
+def test_json_comes_last(outcome, tmp_path):
+    "Where the costs cannot be written, the run's JSON is not there either, and no temporary file is."
+    broken = outcome | {"cost": outcome["cost"] | {"seconds_per_epoch": math.inf}}
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_outcome(broken, tmp_path)
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_without_nan_reaches_every_depth():
+    value = {"a": math.nan, "b": [1.5, math.nan, {"c": math.nan, "d": "nan"}], "e": 0}
+    assert without_nan(value) == {"a": None, "b": [1.5, None, {"c": None, "d": "nan"}], "e": 0}
+
+
+# --- check_params
+
+GOOD = {
+    "profile": "tiny",
+    "root": ".",
+    "params_file": "params.yaml",
+    "datasets": {"scenes": {"format": "folder", "path": "data/scenes", "height": 32, "width": 48, "split": "paper"}},
+    "train": {"epochs": 1, "batch_size": 4, "width": 4},
+    "losses": {"ce": {"name": "ce"}, "soft": {"name": "pat", "beta": "exponential"}},
+    "runs": {"one": {"dataset": "scenes", "model": "unet", "loss": "ce", "seed": 0}},
+    "tables": {},
+}
+
+
+def params_file(tmp_path, section="profile", value="tiny"):
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(GOOD | {section: value}))
+    return file
+
+
+ONE = GOOD["runs"]["one"]
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "message"),
+    [
+        (
+            "datasets",
+            {"scenes": {"format": "foldr"}},
+            r"unknown format of dataset 'scenes' in .*params\.yaml 'foldr'\. Did you mean 'folder'\? There are: folder",
+        ),
+        (
+            "datasets",
+            {"scenes": {"format": "folder", "heigth": 3}},
+            r"unknown option of dataset 'scenes' in .*params\.yaml 'heigth'\. Did you mean 'height'\?",
+        ),
+        ("train", {"epochs": 1, "batch": 4}, r"unknown option of train 'batch'\. Did you mean 'batch_size'\?"),
+        (
+            "runs",
+            {"one": ONE | {"model": "u-net"}},
+            r"unknown model of run 'one' in .*params\.yaml 'u-net'\. Did you mean 'unet'\?",
+        ),
+        ("runs", {"one": ONE | {"loss": "sof"}}, r"unknown loss of run 'one' .* 'sof'\. Did you mean 'soft'\?"),
+        ("runs", {"one": ONE | {"dataset": "scene"}}, r"unknown dataset of run 'one' .* Did you mean 'scenes'\?"),
+        ("runs", {"one": {"dataset": "scenes", "model": "unet", "loss": "ce"}}, "run 'one' of params.yaml has no seed"),
+        (
+            "runs",
+            {"one": ONE | {"loss": "soft", "kapa": 1}},
+            r"run 'one' of .*params\.yaml, loss 'soft': unknown option of loss 'pat' 'kapa'\. Did you mean 'kappa'\?",
+        ),
+        (
+            "losses",
+            {"ce": {"name": "crossentropy"}},
+            r"run 'one' of .*params\.yaml, loss 'ce': unknown loss 'crossentropy'\.",
+        ),
+        (
+            "losses",
+            {"ce": {"name": "pat", "epsilon": 0}},
+            r"run 'one' of .*params\.yaml, loss 'ce': epsilon is 0, expected more than 0",
+        ),
+        ("runs", {"one.two": ONE}, r"run 'one\.two' of .*params\.yaml has a dot in its name, .*: use a hyphen"),
+        ("losess", {}, r"unknown section of .*params\.yaml 'losess'\. Did you mean 'losses'\?"),
+    ],
+)
+def test_params_that_cannot_be(tmp_path, section, value, message):
+    file = params_file(tmp_path, section, value)
+    with pytest.raises(ValueError, match=message):
+        check_params(file)
+    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+        main([str(file)])
+
+
+def test_good_params_are_counted(tmp_path, capsys):
+    file = params_file(tmp_path)
+    assert check_params(file) == GOOD
+    main([str(file)])
+    assert capsys.readouterr().out == f"{file}: 1 runs, all names and options exist\n"
+
+
+def test_missing_params_file(tmp_path):
+    with pytest.raises(SystemExit, match=f"error: {re.escape(str(tmp_path))}/none.yaml does not exist"):
+        main([str(tmp_path / "none.yaml")])
