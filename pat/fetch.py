@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['DATASETS', 'copy_checked', 'dvc', 'pin', 'fetch', 'main']
 
-# %% ../nbs/08_fetch.ipynb #1f9d0321
+# %% ../nbs/08_fetch.ipynb #f242ad2e
 import argparse
-import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+
+import yaml
 
 from .datasets import existing, open_source
 from .params import ROOT, choose
@@ -53,13 +54,16 @@ def dvc(*arguments: str) -> str:
 
 def pin(name: str) -> str:  # what was done, in words
     "Pin `datasets/<name>`, or hold it against the pin that is there. `ValueError` if they differ."
-    file = f"datasets/{name}.dvc"
-    if not (ROOT / file).exists():
-        dvc("add", "--quiet", "--no-commit", f"datasets/{name}")
-        return f"pinned in {file}"
-    if json.loads(dvc("status", "--json", file)):
-        raise ValueError(f"datasets/{name} is not the copy that {file} pins: fetch that, or delete {file} to pin this")
-    return f"is the copy that {file} pins"
+    file = ROOT / "datasets" / f"{name}.dvc"
+    before = file.read_text(encoding="utf-8") if file.exists() else None
+    dvc("add", "--quiet", "--no-commit", f"datasets/{name}")  # writes the hash of what is there now
+    if before is None:
+        return f"pinned in datasets/{name}.dvc"
+    after = file.read_text(encoding="utf-8")
+    if yaml.safe_load(before)["outs"][0]["md5"] != yaml.safe_load(after)["outs"][0]["md5"]:
+        file.write_text(before, encoding="utf-8")
+        raise ValueError(f"datasets/{name} differs from the copy that {name}.dvc pins: fetch that, or delete the pin")
+    return f"the copy that datasets/{name}.dvc pins"
 
 
 def fetch(

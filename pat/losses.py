@@ -22,7 +22,8 @@ def check_target(
         raise ValueError(f"logits have shape {tuple(logits.shape)}, expected (B, C, H, W)")
     B, C, H, W = logits.shape
     if target.shape != (B, H, W):
-        raise ValueError(f"target has shape {tuple(target.shape)}, expected {(B, H, W)} for logits {tuple(logits.shape)}")
+        shape = tuple(target.shape)
+        raise ValueError(f"target has shape {shape}, expected {(B, H, W)} for logits {tuple(logits.shape)}")
     if target.dtype != torch.int64:
         raise ValueError(f"target has dtype {target.dtype}, expected torch.int64: pass target.long()")
     outside = ((target < 0) | (target >= C)) & (target != ignore_index)
@@ -70,7 +71,7 @@ def focal_loss(
     ignore_index: int = 255,
 ) -> Tensor:  # scalar
     "Mean softmax focal loss over the labelled pixels (Lin et al. 2017, Eq. 4). `ValueError` if `gamma` < 0."
-    if gamma < 0:
+    if not gamma >= 0:
         raise ValueError(f"gamma is {gamma}, expected 0 or more")
     check_target(logits, target, ignore_index)
     nll = pixel_nll(logits, target, ignore_index)
@@ -81,13 +82,15 @@ def focal_loss(
 def mask_size_weight(
     target: Tensor,  # (B, H, W), int64
     classes: int,  # C
-    alpha: float = 1.0,  # 1 divides by the mask's size (Eq. 4), 0 weighs all pixels alike
+    alpha: float = 1.0,  # 1 divides by the mask's size (Eq. 4), 0 weighs all pixels alike; at most 2
     ignore_index: int = 255,
 ) -> Tensor:  # (B, H, W), float32
     "Weight of each pixel by the size of its mask; an image's weights sum to the number of its classes."
-    valid = target != ignore_index
+    if not 0 <= alpha <= 2:
+        raise ValueError(f"alpha is {alpha}, expected 0 to 2")
     # one row of counts per image; what has no label falls into a bin of its own at the end
-    bins = torch.where(valid, target, classes) + torch.arange(len(target), device=target.device)[:, None, None] * (classes + 1)
+    row = torch.arange(len(target), device=target.device)[:, None, None] * (classes + 1)
+    bins = row + torch.where(target != ignore_index, target, classes)
     sizes = bins.flatten().bincount(minlength=len(target) * (classes + 1)).view(-1, classes + 1)
     sizes[:, classes] = 0
     weight = torch.where(sizes > 0, sizes.float() ** -alpha, 0.0)
@@ -104,12 +107,12 @@ def confidence_weight(
 ) -> Tensor:  # same shape as `p`
     "Beta of Eq. 5: large where the model gives the true class a low probability."
     if beta == "inverse":
-        if epsilon <= 0:
-            raise ValueError(f"epsilon is {epsilon}, expected more than 0: beta = 1 / (p + epsilon) explodes without it")
+        if not epsilon > 0:
+            raise ValueError(f"epsilon is {epsilon}, expected more than 0: 1 / (p + epsilon) explodes without it")
         return 1 / (p + epsilon)
     if beta == "exponential":
-        if not 0 <= kappa <= 80:
-            raise ValueError(f"kappa is {kappa}, expected 0 to 80: exp(kappa) overflows float32 beyond")
+        if not 0 <= kappa <= 60:
+            raise ValueError(f"kappa is {kappa}, expected 0 to 60: beyond, exp(kappa) times the loss overflows")
         return torch.exp(kappa * (1 - p)) / 2
     raise ValueError(f"beta is {beta!r}, expected 'inverse' or 'exponential'")
 
@@ -120,7 +123,7 @@ def pat_loss(
     beta: str = "inverse",  # reading of Eq. 5: "inverse" 1 / (p_T + epsilon) or "exponential" exp(kappa (1 - p_T)) / 2
     temperature: float = 1.0,  # T of p_T = softmax(z / T), more than 0
     epsilon: float = 0.1,  # constant of the inverse reading, more than 0
-    kappa: float = 1.0,  # rate of the exponential reading, 0 to 80
+    kappa: float = 1.0,  # rate of the exponential reading, 0 to 60
     alpha: float = 1.0,  # exponent of the mask's size: 1 is Eq. 4, 0 a mean over pixels times K_i
     detach_beta: bool = False,  # True: beta is a constant to the gradient
     log_temperature: bool = False,  # True: log p at temperature T too
@@ -128,7 +131,7 @@ def pat_loss(
     reduction: str = "mean",  # "mean" over images with a label, "sum", or "none": the weighted map (B, H, W)
 ) -> Tensor:  # scalar, or (B, H, W)
     "PAT loss (Eq. 4). `ValueError` for an impossible option, shape, dtype or label."
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"temperature is {temperature}, expected more than 0")
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['ROOT', 'SECTIONS', 'choose', 'profile_file', 'load_params', 'run_settings', 'arrived']
 
-# %% ../nbs/10_params.ipynb #c0c04dc7
+# %% ../nbs/10_params.ipynb #7e5d746b
 import os
+import re
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -56,10 +57,19 @@ def load_params(
         params = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"{file} is not valid YAML: {error}") from None
+    if not isinstance(params, dict):
+        raise ValueError(f"{file} holds no sections, expected {', '.join(sorted(SECTIONS))}")
     for section in params:
         choose(section, sorted(SECTIONS), f"section of {file}")
     if missing := SECTIONS - set(params):
         raise ValueError(f"{file} has no section {', '.join(sorted(missing))}")
+    for section in ("datasets", "losses", "runs", "tables"):
+        entries = params[section]
+        if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
+            raise ValueError(f"{section} of {file} is {entries!r}, expected `name: {{key: value}}` entries")
+        for name in entries:
+            if not re.fullmatch(r"[A-Za-z0-9_+-]+", str(name)) or not isinstance(name, str):
+                raise ValueError(f"{section} of {file} has the name {name!r}, expected letters, digits, - and _ only")
     return params
 
 # %% ../nbs/10_params.ipynb #be75e7cf

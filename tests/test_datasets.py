@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import shutil
 from itertools import chain
 
 import numpy as np
@@ -336,6 +337,20 @@ def test_wherever_a_png_is_cut_it_is_an_error_or_the_whole_image(folder):
     assert errors > len(whole) / 2
 
 
+def test_whichever_byte_of_a_png_is_wrong_the_file_is_named(folder):
+    "Bytes that matter to no pixel may pass; an error of any kind but a ValueError with the name may not."
+    source, file = open_source("folder", folder), folder / "images" / "05.png"
+    whole, errors = file.read_bytes(), 0
+    for position in range(len(whole)):
+        file.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            read_pair(source, 5, SIZE[1], SIZE[0])
+        except ValueError as error:
+            assert str(file) in str(error)
+            errors += 1
+    assert errors > len(whole) / 2
+
+
 def test_prepare_replaces_what_was_there_and_leaves_nothing_else(folder, tmp_path):
     source = open_source("folder", folder)
     prepare(source, tmp_path / "cache", 18, 24)
@@ -367,3 +382,46 @@ def test_write_json_keeps_the_old_file_when_it_fails(tmp_path):
         write_json(file, {"miou": float("nan")})
     assert json.loads(file.read_text()) == {"miou": 0.5}
     assert list(file.parent.iterdir()) == [file]
+
+
+def test_two_images_with_one_label_are_refused(scenes_folder, tmp_path):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes_folder, folder)
+    shutil.copy(folder / "images/0003.png", folder / "images/0003.bmp")
+    with pytest.raises(ValueError, match=r"0003\.bmp and .*0003\.png share the label .*0003\.png"):
+        open_source("folder", folder)
+
+
+def test_hidden_files_are_no_images(scenes_folder, tmp_path):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes_folder, folder)
+    (folder / "images/.DS_Store").write_bytes(b"x")
+    assert len(open_source("folder", folder).pairs) == len(open_source("folder", scenes_folder).pairs)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "has no key 'names'"),
+        ("names: [a, b", "dataset.yaml is not valid YAML"),
+        ("names: [a, b]\ncolours: [[0, 0, 0]]\nignore_index: 255", "has 2 names and 1 colours"),
+        ("names: [a]\ncolours: [[0, 0, 0]]\nignore_index: 300", "has ignore_index 300, expected 0 to 255"),
+        ("names: [a]\ncolours: [[0, 0, 0]]\nignore_index:", "has ignore_index None, expected 0 to 255"),
+    ],
+)
+def test_dataset_yaml_that_cannot_be(scenes_folder, tmp_path, text, message):
+    folder = tmp_path / "scenes"
+    shutil.copytree(scenes_folder, folder)
+    (folder / "dataset.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        open_source("folder", folder)
+
+
+def test_an_image_in_two_splits_is_refused(tmp_path):
+    for folder in ("train", "trainannot"):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / folder / "a.png")
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.txt").write_text("/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png\n")
+    with pytest.raises(ValueError, match=r"train/a\.png stands in the split lists more than once"):
+        open_source("camvid", tmp_path)

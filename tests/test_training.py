@@ -68,9 +68,9 @@ def outcome(scenes, tmp_path_factory):
         ({"epoch": 3}, r"unknown option of train 'epoch'\. Did you mean 'epochs'\? There are: epochs, batch_size"),
         ({"select": "val_mio"}, r"unknown value of train.select 'val_mio'\. Did you mean 'val_miou'\?"),
         ({"precision": "16-mixed"}, r"unknown value of train.precision '16-mixed'\. Did you mean 'bf16-mixed'\?"),
-        ({"epochs": 0}, "train.epochs is 0, expected a number above 0"),
-        ({"batch_size": -4}, "train.batch_size is -4, expected a number above 0"),
-        ({"width": True}, "train.width is True, expected a number above 0"),
+        ({"epochs": 0}, "train.epochs is 0, expected a whole number of at least 1"),
+        ({"batch_size": -4}, "train.batch_size is -4, expected a whole number of at least 1"),
+        ({"width": True}, "train.width is True, expected a whole number of at least 1"),
         ({"lr": "1e-3"}, "train.lr is '1e-3', expected a number above 0"),  # what YAML makes of 1e-3
         ({"lr": None}, "train.lr is None, expected a number above 0"),
     ],
@@ -409,7 +409,7 @@ ONE = GOOD["runs"]["one"]
     [
         (
             "datasets",
-            {"scenes": {"format": "foldr"}},
+            {"scenes": GOOD["datasets"]["scenes"] | {"format": "foldr"}},
             r"unknown format of dataset 'scenes' in .*params\.yaml 'foldr'\. Did you mean 'folder'\? There are: folder",
         ),
         (
@@ -429,19 +429,50 @@ ONE = GOOD["runs"]["one"]
         (
             "runs",
             {"one": ONE | {"loss": "soft", "kapa": 1}},
-            r"run 'one' of .*params\.yaml, loss 'soft': unknown option of loss 'pat' 'kapa'\. Did you mean 'kappa'\?",
+            r"run 'one' in .*params\.yaml: unknown option of loss 'pat' 'kapa'\. Did you mean 'kappa'\?",
         ),
         (
             "losses",
             {"ce": {"name": "crossentropy"}},
-            r"run 'one' of .*params\.yaml, loss 'ce': unknown loss 'crossentropy'\.",
+            r"loss 'ce' in .*params\.yaml: unknown loss 'crossentropy'\.",
         ),
         (
             "losses",
             {"ce": {"name": "pat", "epsilon": 0}},
-            r"run 'one' of .*params\.yaml, loss 'ce': epsilon is 0, expected more than 0",
+            r"loss 'ce' in .*params\.yaml: epsilon is 0, expected more than 0",
         ),
-        ("runs", {"one.two": ONE}, r"run 'one\.two' of .*params\.yaml has a dot in its name, .*: use a hyphen"),
+        ("runs", {"one.two": ONE}, r"runs of .*params\.yaml has the name 'one\.two', expected letters"),
+        ("runs", {1: ONE}, r"runs of .*params\.yaml has the name 1, expected letters"),
+        ("runs", None, r"runs of .*params\.yaml is None, expected `name: \{key: value\}` entries"),
+        ("runs", {"one": ONE | {"seed": "x"}}, r"seed of run 'one' in .*params\.yaml is 'x', expected a whole number"),
+        ("datasets", {"scenes": {"format": "folder"}}, r"no height, path, split, width of dataset 'scenes' in"),
+        (
+            "datasets",
+            {"scenes": GOOD["datasets"]["scenes"] | {"split": "offcial"}},
+            r"unknown split of dataset 'scenes' .* Did you mean 'official'\?",
+        ),
+        (
+            "datasets",
+            {"scenes": GOOD["datasets"]["scenes"] | {"width": 0}},
+            r"width of dataset 'scenes' in .* is 0, expected a whole number of at least 1",
+        ),
+        ("train", GOOD["train"] | {"epochs": 1.5}, r"train\.epochs is 1\.5, expected a whole number of at least 1"),
+        ("train", GOOD["train"] | {"lr": float("nan")}, r"train\.lr is nan, expected a number above 0"),
+        ("train", GOOD["train"] | {"workers": -1}, r"train\.workers is -1, expected a whole number of at least 0"),
+        ("losses", {"ce": {"gamma": 2}}, r"loss 'ce' in .*params\.yaml has no name, expected the kind of the loss"),
+        ("losses", {"ce": {"name": "focal", "gamma": "two"}}, r"loss 'ce' in .*params\.yaml: .*'str'"),
+        ("losses", {"ce": {"name": "pat", "alpha": 50}}, r"loss 'ce' in .*params\.yaml: alpha is 50, expected 0 to 2"),
+        (
+            "losses",
+            {"ce": {"name": "pat", "reduction": "none"}},
+            r"loss 'ce' in .*params\.yaml gives a map of shape \(1, 1, 1\), expected a scalar",
+        ),
+        (
+            "tables",
+            {"table1": {"models": ["unet"], "losses": ["sof"]}},
+            r"unknown entry of losses of table 'table1' .* Did you mean 'soft'\?",
+        ),
+        ("tables", {"table1": {"losses": ["ce"]}}, r"unknown entry of models of table 'table1' in .*params\.yaml None"),
         ("losess", {}, r"unknown section of .*params\.yaml 'losess'\. Did you mean 'losses'\?"),
     ],
 )

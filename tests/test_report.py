@@ -1,0 +1,206 @@
+"""Tables, intervals and the comparison with the reference run, on results made by hand."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pat import report
+from pat.report import compare, load_result, prediction_interval, readable, table_groups, table_values, with_paper
+from pat.stats import bootstrap_miou, interval
+
+PARAMS = {
+    "params_file": "params.yaml",
+    "datasets": {"oxford_pet": {}},
+    "losses": {"ce": {"name": "ce"}, "pat-inverse": {"name": "pat"}},
+    "runs": {
+        f"{loss}-{seed}": {"dataset": "oxford_pet", "model": "segnet", "loss": loss, "seed": seed}
+        for loss in ("ce", "pat-inverse")
+        for seed in (0, 1)
+    },
+    "tables": {"table1": {"models": ["segnet"], "losses": ["ce", "pat-inverse"]}},
+}
+
+
+def write_result(folder, run, counts, smoke=False):
+    "A run's JSON and counts, with every score of the JSON computed from the counts."
+    hit, labelled, predicted = counts.sum(0).T
+    iou = hit / (labelled + predicted - hit)
+    test = {
+        "miou": iou.mean(), "miou_tail": iou[2], "miou_head": iou[0], "miou_released": iou.mean(),
+        "pixel_accuracy": hit.sum() / labelled.sum(), "dice_error": 1 - (2 * iou / (1 + iou)).mean(),
+    }  # fmt: skip
+    (folder / "runs").mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "runs" / f"{run}.npz", counts=counts)
+    result = {"smoke": smoke, "settings": {"run": run}, "best_epoch": {"val_ce": 0.5}, "test": test}
+    (folder / "runs" / f"{run}.json").write_text(json.dumps(result))
+
+
+def counts(rng, images=20, quality=0.8):
+    "Random counts (N, 3, 3) of three classes of 100 labelled pixels each."
+    hit = rng.binomial(100, quality, size=(images, 3))
+    return np.stack([hit, np.full_like(hit, 100), hit + rng.integers(0, 30, hit.shape)], -1)
+
+
+@pytest.fixture
+def results(tmp_path):
+    "results/ of two losses with two seeds each; class 2 is the rarest, and so the tail."
+    rng = np.random.default_rng(0)
+    for run, entry in PARAMS["runs"].items():
+        write_result(tmp_path, run, counts(rng, quality=0.6 if entry["loss"] == "ce" else 0.8))
+    (tmp_path / "datasets").mkdir()
+    statistics = {"statistics": {"train": {"class_pixels": [300, 200, 100]}}}
+    (tmp_path / "datasets" / "oxford_pet.json").write_text(json.dumps(statistics))
+    return tmp_path
+
+
+def test_bootstrap_agrees_with_drawing_images_in_a_loop():
+    rng = np.random.default_rng(3)
+    data = counts(rng, images=12)
+    slow = []
+    for _ in range(3000):
+        hit, labelled, predicted = data[rng.integers(12, size=12)].sum(0).T
+        slow.append((hit / (labelled + predicted - hit)).mean())
+    fast = bootstrap_miou(data[None], draws=3000)
+    assert np.allclose(interval(fast), interval(slow), atol=0.004)
+    assert np.isclose(fast.mean(), np.mean(slow), atol=0.001)
+
+
+def test_bootstrap_draws_seeds_too():
+    image = np.tile([[60, 100, 100]], (10, 1, 1))  # every image alike, so images add nothing
+    other = np.tile([[80, 100, 100]], (10, 1, 1))
+    samples = bootstrap_miou(np.stack([image, other]), draws=4000)
+    low, high = 60 / 140, 80 / 120
+    # both seeds are drawn once half of the time, one of them twice a quarter of the time each
+    assert sorted(set(samples.round(6))) == sorted({round(v, 6) for v in (low, high, (low + high) / 2)})
+    assert abs(np.mean(np.isclose(samples, low)) - 0.25) < 0.03
+
+
+def test_bootstrap_leaves_absent_classes_out():
+    data = np.array([[[50, 100, 100], [0, 0, 0]]])  # one image, the second class nowhere
+    assert np.allclose(bootstrap_miou(data[None]), 50 / 150)
+
+
+def test_bootstrap_is_paired_and_repeatable():
+    data = counts(np.random.default_rng(1))[None]
+    assert np.array_equal(bootstrap_miou(data), bootstrap_miou(data))
+    assert not np.array_equal(bootstrap_miou(data), bootstrap_miou(data, seed=1))
+
+
+def test_table_has_the_mean_over_seeds_and_the_paired_gain(results):
+    values = table_values(PARAMS, "table1", results).set_index(["loss", "metric"])
+    for loss in ("ce", "pat-inverse"):
+        each = [load_result(results, f"{loss}-{seed}")[0]["test"]["miou"] for seed in (0, 1)]
+        row = values.loc[loss, "miou"]
+        assert np.isclose(row["value"], 100 * np.mean(each)) and row["seeds"] == 2
+        assert row["low"] < row["value"] < row["high"]
+    gain = values.loc["pat-inverse", "miou_gain"]
+    assert np.isclose(gain["value"], values.loc["pat-inverse", "miou"]["value"] - values.loc["ce", "miou"]["value"])
+    assert 0 < gain["low"] < gain["value"] < gain["high"]
+    assert ("ce", "miou_gain") not in values.index
+
+
+def test_tail_is_the_rarest_class(results):
+    values = table_values(PARAMS, "table1", results).set_index(["loss", "metric"])
+    each = [load_result(results, f"ce-{seed}")[0]["test"]["miou_tail"] for seed in (0, 1)]
+    assert np.isclose(values.loc["ce", "miou_tail"]["value"], 100 * np.mean(each))
+    assert values.loc["ce", "miou_tail"]["low"] <= 100 * np.mean(each) <= values.loc["ce", "miou_tail"]["high"]
+
+
+def test_the_papers_numbers_stand_beside_ours(results):
+    values = with_paper(table_values(PARAMS, "table1", results), 1).set_index(["loss", "metric"])
+    # Table 1, Oxford-IIIT Pet, SegNet: cross-entropy 76.14 / 91.21 / 0.23, PAT 76.69 / 91.28 / 0.23
+    assert values.loc["ce", "miou_released"]["paper"] == 76.14
+    assert values.loc["pat-inverse", "pixel_accuracy"]["paper"] == 91.28
+    row = values.loc["ce", "dice_error"]
+    assert row["paper"] == 0.23 and np.isclose(row["difference"], row["value"] - 0.23)
+    assert pd.isna(values.loc["ce", "miou_tail"]["paper"])
+    text = readable(values.reset_index())
+    assert "(paper 76.14, " in text["mIoU as released"][0] and "paper" not in text["tail mIoU"][0]
+
+
+def test_the_best_value_of_a_column_is_bold(results):
+    text = readable(with_paper(table_values(PARAMS, "table1", results), 1)).set_index("loss")
+    assert text.loc["pat-inverse", "mIoU"].startswith("**") and "**" not in text.loc["ce", "mIoU"]
+    # of the Dice error the lower is the better
+    assert text.loc["pat-inverse", "Dice err"].startswith("**") and "**" not in text.loc["ce", "Dice err"]
+
+
+def test_tables_are_written_in_three_forms(results, tmp_path):
+    values = with_paper(table_values(PARAMS, "table1", results), 1)
+    report.write_table(values, tmp_path / "tables", "table1", "100 % of it.")
+    assert sorted(file.name for file in (tmp_path / "tables").iterdir()) == ["table1.csv", "table1.md", "table1.tex"]
+    read = pd.read_csv(tmp_path / "tables" / "table1.csv")
+    assert len(read) == len(values) and np.allclose(read["value"], values["value"], rtol=1e-5)
+    tex = (tmp_path / "tables" / "table1.tex").read_text()
+    for word in (r"\toprule", r"\bottomrule", r"\textbf{", r"100 \% of it.", r"\label{tab:table1}"):
+        assert word in tex
+    assert not re.search(r"(?<!\\)%", tex) and "−" not in tex  # what LaTeX would not print
+
+
+def test_figures_are_the_same_bytes_each_time(tmp_path):
+    import matplotlib.pyplot as plt
+
+    for name in ("a", "b"):
+        fig, ax = plt.subplots()
+        ax.plot([1, 2])
+        report.write_figure(fig, tmp_path / name, "figure")
+        plt.close(fig)
+    for ending in ("pdf", "png"):
+        assert (tmp_path / f"a/figure.{ending}").read_bytes() == (tmp_path / f"b/figure.{ending}").read_bytes()
+
+
+def test_a_row_without_a_run_is_named():
+    params = PARAMS | {"tables": {"table1": {"models": ["unet"], "losses": ["ce"]}}}
+    with pytest.raises(ValueError, match=r"table1 of params.yaml asks for .*'unet'.*, and no run there is that"):
+        table_groups(params, "table1")
+
+
+def test_a_run_with_an_ablated_option_is_not_taken_for_the_loss_itself():
+    extra = {"dataset": "oxford_pet", "model": "segnet", "loss": "ce", "seed": 2, "temperature": 5}
+    groups = table_groups(PARAMS | {"runs": PARAMS["runs"] | {"ce-T5": extra}}, "table1")
+    assert groups["oxford_pet", "segnet", "ce"] == ["ce-0", "ce-1"]
+
+
+def test_missing_and_smoke_results_are_refused(results):
+    with pytest.raises(FileNotFoundError, match=r"run 'ce-7' has no result .*dvc repro"):
+        load_result(results, "ce-7")
+    write_result(results, "ce-0", counts(np.random.default_rng(0)), smoke=True)
+    with pytest.raises(ValueError, match=r"ce-0.json is from a smoke run"):
+        table_values(PARAMS, "table1", results)
+
+
+def test_prediction_interval_by_hand():
+    # mean 2, standard deviation 1, n = 3; t with 2 degrees of freedom leaves 5 % outside at 4.3027
+    low, high = prediction_interval([1, 2, 3], 0.95)
+    half = 4.302653 * np.sqrt(1 + 1 / 3)
+    assert np.allclose([low, high], [2 - half, 2 + half], rtol=1e-6)
+
+
+def test_compare_says_which_run_did_not_reproduce(results, monkeypatch, capsys):
+    ours = load_result(results, "ce-0")[0]["test"]["miou"]
+    near, far = [ours, ours + 0.01, ours - 0.01], [ours + 0.3, ours + 0.31, ours + 0.29]
+    assert [line[-1] for line in compare({"values": {"ce-0": near}}, results)] == [True]
+    assert [line[-1] for line in compare({"values": {"ce-0": far}}, results)] == [False]
+
+    root = results / "root"
+    (root / "tests/expected").mkdir(parents=True)
+    (root / "results").mkdir()
+    (root / "results/sample").symlink_to(results)
+    monkeypatch.setattr(report, "ROOT", root)
+    for values, verdict, status in ((near, "reproduced", None), (far, "not reproduced", 1)):
+        (root / "tests/expected/sample.json").write_text(json.dumps({"values": {"ce-0": values}}))
+        if status:
+            with pytest.raises(SystemExit, match="1"):
+                report.main(["compare", "sample"])
+        else:
+            report.main(["compare", "sample"])
+        line = capsys.readouterr().out.splitlines()[-1]
+        assert line.endswith(verdict) and f"{values[0]:.4f}" in line and f"{ours:.4f}" in line
+
+
+def test_compare_names_a_profile_that_does_not_exist():
+    with pytest.raises(SystemExit, match="Did you mean 'sample'"):
+        report.main(["compare", "sampel"])
