@@ -11,6 +11,8 @@ export PATH := $(ROOT)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(ROOT)/.venv
 unexport PYTHONHOME
 unexport PYTHONPATH
+# Two processes with two threads each on two cores: threads that spin while they wait would stop both.
+export OMP_WAIT_POLICY ?= passive
 
 DVC_YAML = $(if $(filter sample,$(PROFILE)),dvc.yaml,profiles/$(PROFILE)/dvc.yaml)
 

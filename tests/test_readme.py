@@ -1,8 +1,11 @@
 """What the README promises to whoever imports the loss."""
 
+import json
 import re
 import subprocess
 import sys
+
+import numpy as np
 
 from pat.params import ROOT
 
@@ -18,3 +21,13 @@ def test_every_path_in_the_readme_exists():
     assert len(links) >= 5
     for link in links:
         assert (ROOT / link).exists(), link
+
+
+def test_the_numbers_to_expect_are_those_of_the_reference_run():
+    expected = json.loads((ROOT / "tests/expected/sample.json").read_text())
+    readme = (ROOT / "README.md").read_text()
+    for run, values in expected["values"].items():
+        assert re.search(rf"^{re.escape(run)} +{values[0]:.4f} ", readme, re.M), run
+        tail = expected["tail"][run]
+        mean = f"| {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} | {np.mean(tail):.3f} "
+        assert f"| {run.removeprefix('streets-segnet-')} {mean}" in readme, run
