@@ -11,8 +11,6 @@ export PATH := $(ROOT)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(ROOT)/.venv
 unexport PYTHONHOME
 unexport PYTHONPATH
-# Two processes with two threads each on two cores: threads that spin while they wait would stop both.
-export OMP_WAIT_POLICY ?= passive
 
 DVC_YAML = $(if $(filter sample,$(PROFILE)),dvc.yaml,profiles/$(PROFILE)/dvc.yaml)
 
@@ -45,6 +43,8 @@ repro: setup  ## regenerate every table and figure (PROFILE=sample), then compar
 	@if [ -f tests/expected/$(PROFILE).json ]; then .venv/bin/python -m pat.report compare $(PROFILE); fi
 	@echo "[repro] open results/$(PROFILE)/report.html"
 
+# Two notebooks at a time, with threads of their own each: threads that spin while they wait would stop both.
+test: export OMP_WAIT_POLICY = passive
 test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
 	@echo "[test] notebooks"
 	@.venv/bin/nbdev_test --n_workers 2
