@@ -403,7 +403,7 @@ def test_255_is_an_error_where_it_is_not_the_ignore_index():
         (partial(PATLoss, epsilon=0), "epsilon is 0, expected more than 0"),
         (partial(PATLoss, epsilon=-0.1), "epsilon is -0.1, expected more than 0"),
         (partial(PATLoss, beta="exponential", kappa=-1), "kappa is -1, expected 0 to 60"),
-        (partial(PATLoss, beta="exponential", kappa=61), "kappa is 61, expected 0 to 60: exp"),
+        (partial(PATLoss, beta="exponential", kappa=61), "kappa is 61, expected 0 to 60: beyond, exp"),
         (partial(PATLoss, beta="exponential", kappa=math.nan), "kappa is nan"),
         (partial(PATLoss, temperature=0), "temperature is 0, expected more than 0"),
         (partial(PATLoss, temperature=-2), "temperature is -2, expected more than 0"),
