@@ -110,13 +110,14 @@ def test_imbalance_factor_is_head_over_tail():
 
 
 def test_imbalance_factor_makes_the_tail_rarer():
-    # not person: at a factor of 1 the near places run out, so fewer are drawn than asked for
-    rare = [CLASSES.index(name) for name in ("sign", "bicycle")]
+    rare = [CLASSES.index(name) for name in ("person", "sign", "bicycle")]
     present = []
     for factor in (1, 10, 100):
         labels = draw(30, imbalance_factor=factor)
         present.append([(labels == k).any((1, 2)).mean() for k in rare])
-    assert (np.diff(present, axis=0) < 0).all()
+    changes = np.diff(present, axis=0)
+    changes[0, 0] = -1  # at a factor of 1 the near places run out, and fewer persons are drawn than asked for
+    assert (changes < 0).all()
 
 
 def test_mask_scale_enlarges_objects():
