@@ -43,13 +43,13 @@ repro: setup  ## regenerate every table and figure (PROFILE=sample), then compar
 	@if [ -f tests/expected/$(PROFILE).json ]; then .venv/bin/python -m pat.report compare $(PROFILE); fi
 	@echo "[repro] open results/$(PROFILE)/report.html"
 
-# Two notebooks at a time, with threads of their own each: threads that spin while they wait would stop both.
+# Two notebooks or test files at a time, with threads of their own each: threads that spin while they wait would stop both.
 test: export OMP_WAIT_POLICY = passive
 test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
 	@echo "[test] notebooks"
 	@.venv/bin/nbdev_test --n_workers 2
 	@echo "[test] tests/"
-	@.venv/bin/python -m pytest
+	@.venv/bin/python -m pytest -n 2 --dist loadfile
 
 lab: setup  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir nbs

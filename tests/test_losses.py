@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pat.baselines import build_loss
-from pat.losses import CrossEntropyLoss, FocalLoss, PATLoss, cross_entropy, focal_loss, mask_size_weight, pat_loss
+from pat.losses import (
+    CrossEntropyLoss,
+    FocalLoss,
+    PATLoss,
+    cross_entropy,
+    focal_loss,
+    mask_size_weight,
+    pat_loss,
+    pixel_nll,
+)
 
 # every option of every loss at least once away from its default
 FOCAL = [{"gamma": gamma} for gamma in (0, 0.5, 1, 2, 5)]
@@ -209,6 +218,46 @@ def test_gradcheck(loss, options):
     assert torch.autograd.gradcheck(with_frozen_beta, logits)
     (expected,) = torch.autograd.grad(with_frozen_beta(logits), logits)
     torch.testing.assert_close(value_and_grad(partial(loss, **options), logits, target)[1], expected)
+
+
+@pytest.mark.parametrize("T", [None, 1e-3, 0.5, 7.0])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_saving_memory_changes_nothing(T, dtype):
+    "The custom gradient against the plain form, F.cross_entropy; T = 1e-3 takes the way around underflow."
+    logits, target = 3 * torch.randn(2, 30, 4, 5, dtype=dtype), torch.randint(30, (2, 4, 5))
+    target[0, 1] = 255
+    plain = partial(torch.nn.functional.cross_entropy, ignore_index=255, reduction="none")
+    weight = torch.rand(2, 2, 4, 5, dtype=dtype)  # a gradient of its own for each output and pixel
+
+    def ours(z, y):
+        nll = pixel_nll(z, y, temperature=T)
+        return (weight[0] * nll).sum() if T is None else (weight[0] * nll[0] + weight[1] * nll[1]).sum()
+
+    def expected(z, y):
+        value = (weight[0] * plain(z, y)).sum()
+        return value if T is None else value + (weight[1] * plain(z / T, y)).sum()
+
+    for one, other in zip(value_and_grad(ours, logits, target), value_and_grad(expected, logits, target), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-5)
+
+
+def test_no_array_is_kept_without_a_gradient():
+    with torch.no_grad():
+        assert pixel_nll(torch.randn(1, 3, 2, 2), torch.zeros(1, 2, 2).long()).grad_fn is None
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"beta": "exponential", "temperature": 2}, {"log_temperature": True, "temperature": 2}]
+)
+def test_compiles_into_one_graph(options):
+    logits, target = torch.randn(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
+    target[0, 0] = 255
+    loss = partial(pat_loss, **options)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")  # an error if the graph breaks
+    for one, other in zip(value_and_grad(compiled, logits, target), value_and_grad(loss, logits, target), strict=True):
+        torch.testing.assert_close(one, other)
+    with pytest.raises(ValueError, match="target has dtype"):
+        torch.compile(loss, backend="aot_eager")(logits, target.int())
 
 
 # --- properties

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pat.losses import cross_entropy
-from pat.models import build_model
+from pat.models import NormalizedConv2d, build_model
 from pat.training import to_device
 
 both = pytest.mark.parametrize("name", ["segnet", "unet"])
@@ -74,6 +74,33 @@ def test_parameter_count(name, expected):
     assert sum(p.numel() for p in build_model(name, 10, width=8).parameters()) == expected
 
 
+def test_one_convolution_per_stage():
+    channels = [(3, 8), (8, 16), (16, 32), (32, 64), (64, 32), (32, 16), (16, 8)]  # the classifier is the eighth
+    model = build_model("segnet", 10, width=8, depths=[1, 1, 1, 1])
+    assert sum(p.numel() for p in model.parameters()) == convolutions(channels) + 9 * 8 * 10 + 10
+    assert model(torch.randn(2, 3, 33, 47)).shape == (2, 10, 33, 47)
+
+
+@both
+def test_normalized_head_gives_cosines(name):
+    model = build_model(name, 5, width=4, normalized_head=True).eval()
+    images = torch.randn(2, 3, 32, 48)
+    logits = model(images)
+    assert logits.shape == (2, 5, 32, 48) and logits.abs().max() <= 1 + 1e-5
+    logits.square().mean().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_cosine_of_a_patch_by_hand():
+    conv = NormalizedConv2d(1, 1, 3, padding=1)
+    torch.nn.init.constant_(conv.weight, 2.0)  # normalised: 1/3 everywhere
+    x = torch.zeros(1, 1, 3, 3)
+    assert conv(x).eq(0).all()  # no features, no direction
+    x[0, 0, 1, 1] = 5.0
+    torch.testing.assert_close(conv(x), torch.full((1, 1, 3, 3), 1 / 3))  # one of nine equal weights meets the patch
+    torch.testing.assert_close(conv(torch.ones(1, 1, 3, 3))[0, 0, 1, 1], torch.tensor(1.0))  # parallel
+
+
 def test_default_width_is_32():
     assert build_model("segnet", 10).encoder[0][0].out_channels == 32
     assert build_model("unet", 10).encoder[0][0].out_channels == 32
@@ -124,3 +151,18 @@ def test_images_of_a_batch_do_not_mix_in_evaluation(name):
 def test_unknown_model():
     with pytest.raises(ValueError, match=r"unknown model 'segent'\. Did you mean 'segnet'\? There are: .*segnet.*unet"):
         build_model("segent", 10)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("segnet", {"depth": 1}, r"unknown option of model 'segnet' 'depth'\. Did you mean 'depths'\?"),
+        ("unet", {"depths": [1]}, r"unknown option of model 'unet' 'depths'"),
+        ("unet", {"width": 0}, "width is 0, expected a whole number of at least 1"),
+        ("unet", {"levels": 2.5}, r"levels is 2\.5, expected a whole number of at least 1"),
+        ("segnet", {"depths": [2, 0]}, "an entry of depths is 0, expected a whole number of at least 1"),
+    ],
+)
+def test_options_that_cannot_be(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        build_model(name, 10, **options)

@@ -12,7 +12,8 @@ PARAMS = {
     "root": ".",
     "params_file": "profiles/tiny/params.yaml",
     "datasets": {"streets": {"format": "folder"}, "camvid": {"format": "camvid"}},
-    "train": {"epochs": 2, "batch_size": 4, "width": 8},
+    "models": {"segnet": {"name": "segnet", "width": 8}, "unet": {"name": "unet", "levels": 4}},
+    "train": {"epochs": 2, "batch_size": 4},
     "losses": {"ce": {"name": "ce"}, "soft": {"name": "pat", "beta": "exponential", "kappa": 3}},
     "runs": {
         "a": {"dataset": "streets", "model": "unet", "loss": "ce", "seed": 1},
@@ -121,8 +122,8 @@ def test_missing_sections_are_all_named(write):
 
 def test_run_settings_join_run_and_loss():
     assert run_settings(PARAMS, "a") == {
-        "run": "a", "profile": "tiny", "dataset": "streets", "model": "unet", "seed": 1,
-        "loss": "ce", "loss_options": {"name": "ce"}, "train": PARAMS["train"],
+        "run": "a", "profile": "tiny", "dataset": "streets", "seed": 1, "train": PARAMS["train"],
+        "model": "unet", "model_options": {"name": "unet", "levels": 4}, "loss": "ce", "loss_options": {"name": "ce"},
     }  # fmt: skip
 
 
@@ -145,6 +146,10 @@ def test_options_of_a_run_are_those_of_its_loss_changed():
         (
             {"dataset": "street", "model": "unet", "loss": "ce", "seed": 0},
             r"unknown dataset of run 'x' in profiles/tiny/params.yaml 'street'\. Did you mean 'streets'\?",
+        ),
+        (
+            {"dataset": "streets", "model": "u-net", "loss": "ce", "seed": 0},
+            r"unknown model of run 'x' in profiles/tiny/params.yaml 'u-net'\. Did you mean 'unet'\?",
         ),
     ],
 )

@@ -57,7 +57,8 @@ def project(tmp_path_factory):
             shutil.copy(ROOT / f"data/streets/{kind}/{i:04d}.png", root / f"data/streets/{kind}")
     shutil.copy(ROOT / "data/streets/dataset.yaml", root / "data/streets")
     params = yaml.safe_load((root / "params.yaml").read_text())
-    params["train"] |= {"epochs": 1, "width": 4, "batch_size": 8}
+    params["train"] |= {"epochs": 1, "batch_size": 8}
+    params["models"]["segnet"]["width"] = 4
     params["runs"] = {run: entry for run, entry in params["runs"].items() if entry["loss"] in ("ce", "pat-inverse")}
     params["tables"]["table1"]["losses"] = ["ce", "pat-inverse"]
     (root / "params.yaml").write_text(yaml.safe_dump(params))

@@ -109,6 +109,17 @@ def test_tail_is_the_rarest_class(results):
     assert values.loc["ce", "miou_tail"]["low"] <= 100 * np.mean(each) <= values.loc["ce", "miou_tail"]["high"]
 
 
+def test_head_has_an_interval_and_a_paired_gain(results):
+    values = table_values(PARAMS, "table1", results).set_index(["loss", "metric"])
+    draws = {}
+    for loss in ("ce", "pat-inverse"):
+        seeds = [load_result(results, f"{loss}-{seed}")[1] for seed in (0, 1)]
+        draws[loss] = 100 * bootstrap_miou(np.stack(seeds), [0])  # class 0 is the most frequent
+    row, gain = values.loc["ce", "miou_head"], values.loc["pat-inverse", "miou_head_gain"]
+    assert np.allclose([row["low"], row["high"]], interval(draws["ce"]))
+    assert np.allclose([gain["low"], gain["high"]], interval(draws["pat-inverse"] - draws["ce"]))
+
+
 def test_the_papers_numbers_stand_beside_ours(results):
     values = with_paper(table_values(PARAMS, "table1", results), 1).set_index(["loss", "metric"])
     # Table 1, Oxford-IIIT Pet, SegNet: cross-entropy 76.14 / 91.21 / 0.23, PAT 76.69 / 91.28 / 0.23

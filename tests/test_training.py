@@ -36,13 +36,14 @@ from pat.training import (
     write_outcome,
 )
 
-SMALL = {"epochs": 3, "batch_size": 4, "width": 4, "lr": 1e-2, "accelerator": "cpu"}
+SMALL = {"epochs": 3, "batch_size": 4, "lr": 1e-2, "accelerator": "cpu"}
 
 
 def make_settings(model="segnet", loss="ce", seed=0, loss_options=None, **training):
     return {
-        "run": f"tiny-{model}-{loss}", "profile": "tiny", "dataset": "scenes", "model": model, "seed": seed,
-        "loss": loss, "loss_options": {"name": loss, **(loss_options or {})}, "train": SMALL | training,
+        "run": f"tiny-{model}-{loss}", "profile": "tiny", "dataset": "scenes", "seed": seed, "train": SMALL | training,
+        "model": model, "model_options": {"name": model, "width": 4},
+        "loss": loss, "loss_options": {"name": loss, **(loss_options or {})},
     }  # fmt: skip
 
 
@@ -70,7 +71,7 @@ def outcome(scenes, tmp_path_factory):
         ({"precision": "16-mixed"}, r"unknown value of train.precision '16-mixed'\. Did you mean 'bf16-mixed'\?"),
         ({"epochs": 0}, "train.epochs is 0, expected a whole number of at least 1"),
         ({"batch_size": -4}, "train.batch_size is -4, expected a whole number of at least 1"),
-        ({"width": True}, "train.width is True, expected a whole number of at least 1"),
+        ({"batch_size": True}, "train.batch_size is True, expected a whole number of at least 1"),
         ({"lr": "1e-3"}, "train.lr is '1e-3', expected a number above 0"),  # what YAML makes of 1e-3
         ({"lr": None}, "train.lr is None, expected a number above 0"),
     ],
@@ -81,7 +82,7 @@ def test_bad_setting(options, message):
 
 
 def test_missing_settings_are_all_named():
-    with pytest.raises(ValueError, match=r"the section train has no batch_size, width$"):
+    with pytest.raises(ValueError, match=r"the section train has no batch_size$"):
         train_settings({"epochs": 3})
 
 
@@ -388,7 +389,8 @@ GOOD = {
     "root": ".",
     "params_file": "params.yaml",
     "datasets": {"scenes": {"format": "folder", "path": "data/scenes", "height": 32, "width": 48, "split": "paper"}},
-    "train": {"epochs": 1, "batch_size": 4, "width": 4},
+    "models": {"segnet": {"name": "segnet"}, "unet": {"name": "unet", "levels": 3, "width": 4}},
+    "train": {"epochs": 1, "batch_size": 4},
     "losses": {"ce": {"name": "ce"}, "soft": {"name": "pat", "beta": "exponential"}},
     "runs": {"one": {"dataset": "scenes", "model": "unet", "loss": "ce", "seed": 0}},
     "tables": {},
@@ -423,6 +425,20 @@ ONE = GOOD["runs"]["one"]
             {"one": ONE | {"model": "u-net"}},
             r"unknown model of run 'one' in .*params\.yaml 'u-net'\. Did you mean 'unet'\?",
         ),
+        (
+            "models",
+            {"unet": {"name": "unte"}},
+            r"model 'unet' in .*params\.yaml: unknown model 'unte'\. Did you mean 'unet'\? There are: segnet, unet",
+        ),
+        (
+            "models",
+            {"unet": {"name": "segnet", "depth": [1, 1]}},
+            r"model 'unet' in .*params\.yaml: unknown option of model 'segnet' 'depth'\. Did you mean 'depths'\?",
+        ),
+        ("models", {"unet": {"width": 8}}, r"model 'unet' in .* has no name, expected the kind of the model"),
+        ("models", {"unet": {"name": "unet", "width": 0}}, r"model 'unet' in .*: width is 0, expected a whole number"),
+        ("models", {"unet": {"name": "segnet", "depths": [2, 0]}}, r"an entry of depths is 0, expected a whole number"),
+        ("models", {"unet": {"name": "segnet", "depths": 2}}, r"model 'unet' in .*params\.yaml: .*not iterable"),
         ("runs", {"one": ONE | {"loss": "sof"}}, r"unknown loss of run 'one' .* 'sof'\. Did you mean 'soft'\?"),
         ("runs", {"one": ONE | {"dataset": "scene"}}, r"unknown dataset of run 'one' .* Did you mean 'scenes'\?"),
         ("runs", {"one": {"dataset": "scenes", "model": "unet", "loss": "ce"}}, "run 'one' of params.yaml has no seed"),
