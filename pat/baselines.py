@@ -50,7 +50,7 @@ class LongTailLoss(nn.Module):
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         "Loss of `logits` (B, C, H, W) and `target` (B, H, W). `ValueError` for an impossible shape, dtype or label."
         index = check_target(logits, target, self.ignore_index)
-        for name, known in self.named_buffers():
+        for known in self.buffers():
             if len(known) != logits.shape[1]:
                 raise ValueError(
                     f"{type(self).__name__} has counts of {len(known)} classes, expected {logits.shape[1]}: "
