@@ -174,6 +174,16 @@ def test_other_seed_other_run(outcome, scenes, tmp_path):
     assert all(a["loss"] != b["loss"] for a, b in zip(other["history"], outcome["history"], strict=True))
 
 
+def test_a_loss_with_a_schedule_hears_how_far_the_training_is(scenes, tmp_path):
+    "LDAM's deferred weights join in after the first of two epochs, and not before."
+    never, late = (
+        train(make_settings(loss="ldam", loss_options={"scale": 1.0, "drw": drw}, epochs=2), scenes, tmp_path / name)
+        for name, drw in (("never", None), ("late", 0.5))
+    )
+    assert never["history"][0] == late["history"][0]
+    assert never["history"][1]["loss"] != late["history"][1]["loss"]
+
+
 @pytest.mark.parametrize(
     ("model", "loss", "options"),
     [("unet", "focal", {"gamma": 2}), ("segnet", "pat", {"beta": "exponential", "kappa": 3, "alpha": 0.25})],
