@@ -287,7 +287,7 @@ class RegionLoss(nn.Module):
 
 
 class DiceLoss(RegionLoss):
-    "1 - Dice, mean over classes (Milletari et al. 2016); absent classes do not count."
+    "1 - Dice, mean over all C classes, an absent one counting as 0 (Milletari et al. 2016)."
 
     def __init__(self, smooth: float = 0.0, ignore_index: int = 255):
         super().__init__("DiceLoss", ignore_index, smooth=smooth)
