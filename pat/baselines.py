@@ -60,9 +60,9 @@ class LongTailLoss(nn.Module):
         nll = pixel_nll(z, target, self.ignore_index)
         return masked_mean(self.weigh(nll, target, index, logits.shape[1]), target, self.ignore_index)
 
-    def keep(self, name: str, value: Tensor, persistent: bool = False) -> None:
-        "Register a number per class, which moves with the module."
-        self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=persistent)
+    def keep(self, name: str, value: Tensor) -> None:
+        "Register a number per class, which moves with the module; no state, the counts give it again."
+        self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
 
     def batch_pixels(self, target: Tensor, index: Tensor, classes: int) -> Tensor:
         "b_c (C,), float32."
@@ -99,7 +99,7 @@ def effective_weights(
     counts,  # (C,), how often each class was seen
     beta: float | None = 0.999,  # 0: all alike; towards 1: inverse frequency; None: (S - 1) / S, S the sum of counts
 ) -> Tensor:  # (C,), float64, mean 1 over the classes that were seen
-    "Class-balanced weights (Cui et al. 2019, Eq. 2)."
+    "Class-balanced weights (Cui et al. 2019)."
     if beta is not None and not 0 <= beta < 1:
         raise ValueError(f"beta is {beta!r}, expected 0 or more and less than 1, or None")
     counts = torch.as_tensor(counts, dtype=torch.float64)
@@ -133,7 +133,7 @@ class ClassBalancedLoss(LongTailLoss):
 
 # %% ../nbs/01_baselines.ipynb #909a9f6c
 class LogitAdjustmentLoss(LongTailLoss):
-    "Cross-entropy of z + tau log n (Menon et al. 2021, Eq. 10) in training, of z in eval()."
+    "Cross-entropy of z + tau log n (Menon et al. 2021) in training, of z in eval()."
 
     def __init__(
         self,
@@ -151,14 +151,14 @@ class LogitAdjustmentLoss(LongTailLoss):
 
 
 class BalancedSoftmaxLoss(LogitAdjustmentLoss):
-    "Balanced softmax (Ren et al. 2020, Eq. 3): logit adjustment with tau = 1. Acts in training only."
+    "Balanced softmax (Ren et al. 2020): logit adjustment with tau = 1. Acts in training only."
 
     def __init__(self, class_pixels: Tensor | None = None, ignore_index: int = 255):
         super().__init__(class_pixels, 1.0, ignore_index)
 
 # %% ../nbs/01_baselines.ipynb #7bc016d6
 class LDAMLoss(LongTailLoss):
-    "Label-distribution-aware margins (Cao et al. 2019, Eq. 12 and 13), with deferred re-weighting. Training only."
+    "Label-distribution-aware margins (Cao et al. 2019), with deferred re-weighting. Training only."
 
     def __init__(
         self,
@@ -218,7 +218,7 @@ def shaped_noise(
 
 
 class BLVLoss(LongTailLoss):
-    "Balancing logit variation (Wang et al. 2023, Eq. 5): larger noise on rarer classes. Training only."
+    "Balancing logit variation (Wang et al. 2023): larger noise on rarer classes. Training only."
 
     def __init__(
         self,
@@ -239,7 +239,7 @@ class BLVLoss(LongTailLoss):
 
 # %% ../nbs/01_baselines.ipynb #8f40578e
 class SeesawLoss(LongTailLoss):
-    "Seesaw loss (Wang et al. 2021, Eq. 4 to 7) of softmax probabilities; counts pixels as it sees them."
+    "Seesaw loss (Wang et al. 2021) of softmax probabilities; counts pixels as it sees them."
 
     def __init__(
         self,
