@@ -16,17 +16,8 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from pat.losses import (
-    CrossEntropyLoss,
-    FocalLoss,
-    PATLoss,
-    check_target,
-    confidence_weight,
-    focal_weight,
-    masked_mean,
-    pixel_nll,
-    working_dtype,
-)
+from .losses import CrossEntropyLoss, FocalLoss, PATLoss, check_target, confidence_weight, focal_weight
+from .losses import masked_mean, pixel_nll, working_dtype
 from .params import choose
 
 # %% ../nbs/01_baselines.ipynb #38ceb1ae

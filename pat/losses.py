@@ -194,7 +194,8 @@ def pat_loss(
     if reduction not in ("mean", "sum", "none"):
         raise ValueError(f"reduction is {reduction!r}, expected 'mean', 'sum' or 'none'")
     if log_temperature or temperature == 1:
-        nll = nll_T = pixel_nll(logits / temperature if temperature != 1 else logits, target, ignore_index)
+        z = logits if temperature == 1 else logits.to(working_dtype(logits)) / temperature
+        nll = nll_T = pixel_nll(z, target, ignore_index)
     else:
         nll, nll_T = pixel_nll(logits, target, ignore_index, temperature)
     weight = confidence_weight(torch.exp(-nll_T), beta, epsilon, kappa)

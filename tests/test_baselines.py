@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, note
 from hypothesis import strategies as st
+from plain import minus_log_softmax as nll
+from plain import softmax
 from torchvision.ops import sigmoid_focal_loss
 
 from pat.baselines import LOSSES, build_loss
@@ -133,17 +135,6 @@ def test_every_loss_is_tested():
 
 
 # --- the reference: numbers and loops
-
-
-def softmax(z):
-    top = max(z)
-    e = [math.exp(v - top) for v in z]
-    return [v / sum(e) for v in e]
-
-
-def nll(z, y):
-    top = max(z)
-    return math.log(sum(math.exp(v - top) for v in z)) + top - z[y]
 
 
 def modulated(z, y, gamma):
