@@ -32,7 +32,7 @@ help:  ## list the targets
 
 data/streets: data.dvc | .venv/installed
 	@echo "[setup] fetching the embedded data (data.dvc)"
-	@.venv/bin/dvc pull --quiet data.dvc
+	@.venv/bin/dvc pull --quiet --remote embedded data.dvc
 	@touch -c $@
 
 setup: .venv/installed data/streets  ## make .venv, install, fetch the embedded data
