@@ -16,8 +16,8 @@ from inspect import signature
 import torch
 from torch import Tensor, nn
 
-from .losses import CrossEntropyLoss, FocalLoss, PATLoss, check_target, confidence_weight, focal_weight
-from .losses import masked_mean, pixel_nll, working_dtype
+from .losses import CrossEntropyLoss, FocalLoss, PATLoss, check_target, class_sizes, confidence_weight, focal_weight
+from .losses import masked_mean, pixel_weight, weighted_nll, working_dtype
 from .params import choose
 
 # %% ../nbs/01_baselines.ipynb #38ceb1ae
@@ -30,35 +30,35 @@ class LongTailLoss(nn.Module):
         super().__init__()
         self.ignore_index = ignore_index
 
-    def adjust(self, z: Tensor, target: Tensor, index: Tensor) -> Tensor:
-        "Logits (B, C, H, W), float32 or float64, to take the cross-entropy of. `index` is `target`, 0 if ignored."
+    def adjust(self, z: Tensor, index: Tensor, labelled: Tensor) -> Tensor:
+        "Logits (B, C, H, W), float32 or float64, to take the cross-entropy of. `index`, `labelled`: `check_target`."
         return z
 
-    def weigh(self, nll: Tensor, target: Tensor, index: Tensor, classes: int) -> Tensor:
-        "Loss (B, H, W) of the pixels, from their cross-entropy. `classes` is C."
-        return nll
+    def class_weight(self, index: Tensor, labelled: Tensor, classes: int) -> Tensor | None:
+        "Weight (C,) of a pixel of each class; None: all alike. `classes` is C."
+        return None
+
+    def coefficient(self, classes: int):
+        "The coefficient of `pat.losses.weighted_nll`, which weighs a pixel by its -log p; None: none."
+        return None
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         "Loss of `logits` (B, C, H, W) and `target` (B, H, W). `ValueError` for an impossible shape, dtype or label."
-        index = check_target(logits, target, self.ignore_index)
+        index, labelled = check_target(logits, target, self.ignore_index)
         for known in self.buffers():
             if len(known) != logits.shape[1]:
                 raise ValueError(
                     f"{type(self).__name__} has counts of {len(known)} classes, expected {logits.shape[1]}: "
                     f"one for each channel of logits {tuple(logits.shape)}"
                 )
-        z = self.adjust(logits.to(working_dtype(logits)), target, index)
-        nll = pixel_nll(z, target, self.ignore_index)
-        return masked_mean(self.weigh(nll, target, index, logits.shape[1]), target, self.ignore_index)
+        z = self.adjust(logits.to(working_dtype(logits)), index, labelled)
+        table = self.class_weight(index, labelled, logits.shape[1])
+        weight = labelled.float() if table is None else pixel_weight(table, index, labelled)
+        return masked_mean(weighted_nll(z, index, weight, self.coefficient(z.shape[1])), labelled)
 
     def keep(self, name: str, value: Tensor) -> None:
         "Register a number per class, which moves with the module; no state, the counts give it again."
         self.register_buffer(name, value.to(torch.get_default_dtype()), persistent=False)
-
-    def batch_pixels(self, target: Tensor, index: Tensor, classes: int) -> Tensor:
-        "b_c (C,), float32."
-        labelled = (target != self.ignore_index).int().flatten()
-        return labelled.new_zeros(classes).scatter_add_(0, index.flatten(), labelled).float()
 
     def extra_repr(self) -> str:
         options = {k: v for k, v in vars(self).items() if not k.startswith("_") and k not in ("training", "progress")}
@@ -119,8 +119,11 @@ class ClassBalancedLoss(LongTailLoss):
         counts = known_counts(self, f"class_{count}", class_images if count == "images" else class_pixels)
         self.keep("weight", effective_weights(counts, beta))
 
-    def weigh(self, nll, target, index, classes):
-        return torch.take(self.weight, index) * focal_weight(nll, self.gamma) * nll
+    def class_weight(self, index, labelled, classes):
+        return self.weight
+
+    def coefficient(self, classes):
+        return partial(focal_weight, gamma=self.gamma) if self.gamma else None
 
 # %% ../nbs/01_baselines.ipynb #909a9f6c
 class LogitAdjustmentLoss(LongTailLoss):
@@ -137,7 +140,7 @@ class LogitAdjustmentLoss(LongTailLoss):
         n = known_counts(self, "class_pixels", class_pixels).clamp(min=1)
         self.keep("log_prior", (n / n.sum()).log())
 
-    def adjust(self, z, target, index):
+    def adjust(self, z, index, labelled):
         return z + self.tau * self.log_prior[:, None, None] if self.training else z
 
 
@@ -173,22 +176,23 @@ class LDAMLoss(LongTailLoss):
         if drw is not None:
             self.keep("weight", effective_weights(known_counts(self, "class_images", class_images), beta))
 
-    def adjust(self, z, target, index):
+    def adjust(self, z, index, labelled):
         z = self.scale * z
-        return take_margin(z, self.scale * self.margin, index) if self.training else z
+        return take_margin(z, self.scale * self.margin, index, labelled) if self.training else z
 
-    def weigh(self, nll, target, index, classes):
+    def class_weight(self, index, labelled, classes):
         deferred = self.drw is not None and self.training and self.progress >= self.drw
-        return torch.take(self.weight, index) * nll if deferred else nll
+        return self.weight if deferred else None
 
 
 def take_margin(
     z: Tensor,  # (B, C, H, W), changed in place
     margin: Tensor,  # (C,)
     index: Tensor,  # (B, H, W), true classes
+    labelled: Tensor,  # (B, H, W), bool: the pixels that count
 ) -> Tensor:  # z
     "Subtract its class's margin from the logit of each pixel's true class."
-    return z.scatter_add_(1, index[:, None], -torch.take(margin, index)[:, None].to(z.dtype))
+    return z.scatter_add_(1, index[:, None], -pixel_weight(margin, index, labelled)[:, None].to(z.dtype))
 
 # %% ../nbs/01_baselines.ipynb #08cbaeec
 def shaped_noise(
@@ -225,7 +229,7 @@ class BLVLoss(LongTailLoss):
         rarity = (n.sum().clamp(min=1) / n.clamp(min=1)).log()
         self.keep("size", rarity / rarity.max().clamp(min=1e-12))
 
-    def adjust(self, z, target, index):
+    def adjust(self, z, index, labelled):
         return shaped_noise(z, self.size, self.sigma, self.noise) if self.training else z
 
 # %% ../nbs/01_baselines.ipynb #8f40578e
@@ -244,9 +248,9 @@ class SeesawLoss(LongTailLoss):
         counts = torch.zeros_like(known_counts(self, "class_pixels", class_pixels))
         self.register_buffer("counts", counts)  # pixels seen so far; float32 would stop counting at 2**24
 
-    def adjust(self, z, target, index):
+    def adjust(self, z, index, labelled):
         if self.training:
-            self.counts += self.batch_pixels(target, index, z.shape[1])
+            self.counts += class_sizes(index, labelled, z.shape[1]).sum(0)
         log_n = self.counts.clamp(min=1).log().to(z.dtype)
         with torch.no_grad():
             log_s = z.detach().log_softmax(1)
@@ -270,11 +274,12 @@ class RegionLoss(nn.Module):
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         "Loss of `logits` (B, C, H, W) and `target` (B, H, W). `ValueError` for an impossible shape, dtype or label."
-        index, ignored = check_target(logits, target, self.ignore_index), target == self.ignore_index
-        z, labelled = logits.to(working_dtype(logits)), ~ignored.flatten(1).all(1)  # images with a label
-        if z.shape[1] == 1 or not labelled.any():
+        index, labelled = check_target(logits, target, self.ignore_index)
+        z, images = logits.to(working_dtype(logits)), labelled.flatten(1).any(1)
+        if z.shape[1] == 1 or not images.any():
             return (0 * z).sum()  # one class is never wrong
-        return self.function(z[labelled], index.masked_fill(ignored, -1)[labelled])
+        index = torch.where(labelled, index, -1)
+        return self.function(z, index) if images.all() else self.function(z[images], index[images])
 
 
 class DiceLoss(RegionLoss):
@@ -309,18 +314,20 @@ class ReleasedClassBalancedLoss(LongTailLoss):
         super().__init__(ignore_index)
         self.gamma = at_least(gamma, 0, "gamma")
 
-    def weigh(self, nll, target, index, classes):
-        b = self.batch_pixels(target, index, classes)
+    def class_weight(self, index, labelled, classes):
+        b = class_sizes(index, labelled, classes).sum(0)
         log_beta = torch.log1p(-1 / b.sum().clamp(min=1))  # beta = (N - 1) / N
-        weight = torch.expm1(log_beta) / torch.expm1(b.clamp(min=1) * log_beta)
-        return torch.take(weight, index) * focal_weight(nll, self.gamma) * nll
+        return torch.expm1(log_beta) / torch.expm1(b.clamp(min=1) * log_beta)
+
+    def coefficient(self, classes):
+        return partial(focal_weight, gamma=self.gamma) if self.gamma else None
 
 
 class ReleasedBalancedSoftmaxLoss(LongTailLoss):
     "BMS as PAT's released code computes it: softmax of b exp(z), a double exponential."
 
-    def adjust(self, z, target, index):
-        log_b = self.batch_pixels(target, index, z.shape[1]).log().to(z.dtype)
+    def adjust(self, z, index, labelled):
+        log_b = class_sizes(index, labelled, z.shape[1]).sum(0).log().to(z.dtype)
         return z.clamp(max=10).add_(log_b[:, None, None]).exp_()
 
 
@@ -331,10 +338,10 @@ class ReleasedBLVLoss(LongTailLoss):
         super().__init__(ignore_index)
         self.sigma = at_least(sigma, 0, "sigma")
 
-    def adjust(self, z, target, index):
+    def adjust(self, z, index, labelled):
         if not self.training:
             return z
-        size = self.batch_pixels(target, index, z.shape[1]).clamp(min=1).log()
+        size = class_sizes(index, labelled, z.shape[1]).sum(0).clamp(min=1).log()
         return shaped_noise(z, size / size.max().clamp(min=1e-12), self.sigma)
 
 
@@ -345,9 +352,9 @@ class ReleasedLDAMLoss(LongTailLoss):
         super().__init__(ignore_index)
         self.max_margin, self.scale = at_least(max_margin, 0, "max_margin"), at_least(scale, 0, "scale", strictly=True)
 
-    def adjust(self, z, target, index):
-        power = (self.batch_pixels(target, index, z.shape[1]) + 1e-4) ** -0.25
-        return take_margin(self.scale * z, self.scale * self.max_margin * power / power.max(), index)
+    def adjust(self, z, index, labelled):
+        power = (class_sizes(index, labelled, z.shape[1]).sum(0) + 1e-4) ** -0.25
+        return take_margin(self.scale * z, self.scale * self.max_margin * power / power.max(), index, labelled)
 
 
 class ReleasedPATLoss(LongTailLoss):
@@ -359,12 +366,15 @@ class ReleasedPATLoss(LongTailLoss):
         self.temperature = at_least(temperature, 0, "temperature", strictly=True)
         confidence_weight(torch.zeros(1), "exponential", kappa=kappa or 0)  # refuses what overflows
 
-    def adjust(self, z, target, index):
+    def adjust(self, z, index, labelled):
         return z / self.temperature
 
-    def weigh(self, nll, target, index, classes):
+    def class_weight(self, index, labelled, classes):
+        return torch.full((classes,), 1 / classes, device=index.device)
+
+    def coefficient(self, classes):
         kappa = min(classes, 60) if self.kappa is None else self.kappa
-        return confidence_weight(torch.exp(-nll), "exponential", kappa=kappa) * nll / classes
+        return partial(confidence_weight, beta="exponential", kappa=kappa)
 
 # %% ../nbs/01_baselines.ipynb #f9d63d4b
 LOSSES = {

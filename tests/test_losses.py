@@ -16,11 +16,17 @@ from pat.losses import (
     CrossEntropyLoss,
     FocalLoss,
     PATLoss,
+    check_target,
+    class_sizes,
+    confidence_weight,
     cross_entropy,
     focal_loss,
+    focal_weight,
     mask_size_weight,
     pat_loss,
     pixel_nll,
+    pixel_weight,
+    weighted_nll,
 )
 
 # every option of every loss at least once away from its default
@@ -211,25 +217,42 @@ def test_gradcheck(loss, options):
     torch.testing.assert_close(value_and_grad(partial(loss, **options), logits, target)[1], expected)
 
 
-@pytest.mark.parametrize("T", [None, 1e-3, 0.5, 7.0])
+@pytest.mark.parametrize("T", [1.0, 1e-3, 0.5, 7.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_saving_memory_changes_nothing(T, dtype):
-    "The custom gradient against the plain form, F.cross_entropy; T = 1e-3 takes the way around underflow."
+@pytest.mark.parametrize("power", [None, 0.5])
+def test_saving_memory_changes_nothing(T, dtype, power):
+    "The custom gradient against the plain form, p_T^power * F.cross_entropy; T = 1e-3 goes around underflow."
     logits, target = 3 * torch.randn(2, 30, 4, 5, dtype=dtype), torch.randint(30, (2, 4, 5))
-    target[0, 1] = 255
-    plain = partial(torch.nn.functional.cross_entropy, ignore_index=255, reduction="none")
-    weight = torch.rand(2, 2, 4, 5, dtype=dtype)  # a gradient of its own for each output and pixel
+    weight, above = torch.rand(2, 2, 4, 5, dtype=dtype)  # a gradient of its own for each pixel
+    weight[0, 1] = 0
+    plain = partial(torch.nn.functional.cross_entropy, target=target, reduction="none")
+
+    def coefficient(nll):
+        return torch.exp(-power * nll), torch.full_like(nll, -power)
 
     def ours(z, y):
-        nll = pixel_nll(z, y, temperature=T)
-        return (weight[0] * nll).sum() if T is None else (weight[0] * nll[0] + weight[1] * nll[1]).sum()
+        return (above * weighted_nll(z, y, weight, power and coefficient, T)).sum()
 
     def expected(z, y):
-        value = (weight[0] * plain(z, y)).sum()
-        return value if T is None else value + (weight[1] * plain(z / T, y)).sum()
+        return (above * weight * (torch.exp(-power * plain(z / T)) if power else 1) * plain(z)).sum()
 
     for one, other in zip(value_and_grad(ours, logits, target), value_and_grad(expected, logits, target), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4 if dtype == torch.float32 else 1e-9, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "coefficient",
+    [
+        *(partial(focal_weight, gamma=gamma) for gamma in (0.5, 1.0, 2.0, 5.0)),
+        *(partial(confidence_weight, epsilon=epsilon) for epsilon in (1e-3, 0.1, 1.0)),
+        *(partial(confidence_weight, beta="exponential", kappa=kappa) for kappa in (0.0, 1.0, 30.0)),
+    ],
+)
+def test_relative_slopes_are_those_of_autograd(coefficient):
+    nll = torch.tensor([1e-6, 0.01, 0.7, 3.0, 50.0], dtype=torch.float64, requires_grad=True)
+    phi, share = coefficient(nll)
+    (slope,) = torch.autograd.grad(phi.sum(), nll)
+    torch.testing.assert_close(share, slope / phi)
 
 
 def test_no_array_is_kept_without_a_gradient():
@@ -346,7 +369,9 @@ def test_any_ignore_index_means_the_same(kind, data):
 @given(batch=batches(), alpha=st.sampled_from([0, 0.25, 0.5, 1, 2]))
 def test_mask_weights_sum_to_the_number_of_masks(batch, alpha):
     logits, target = batch
-    weight = mask_size_weight(target, logits.shape[1], alpha)
+    index, labelled = check_target(logits, target)
+    sizes = class_sizes(index, labelled, logits.shape[1])
+    weight = pixel_weight(mask_size_weight(sizes, alpha), index, labelled)
     for one, label in zip(weight, target, strict=True):
         masks = label[label != 255].unique()
         assert one.sum().item() == pytest.approx(len(masks), rel=1e-5)
