@@ -49,17 +49,17 @@ class WeightedNLL(torch.autograd.Function):
         log_p = logits.log_softmax(1, working_dtype(logits))
         nll = log_p.gather(1, index).neg_()
         softer = coefficient is not None and temperature != 1
-        if softer:
-            p_T, total, nll_T = tempered(log_p, index, temperature)
-        phi, share = (None, None) if coefficient is None else coefficient(nll_T if softer else nll)
-        steep = weight if phi is None else phi.mul_(weight)
+        p_T, nll_T = tempered(log_p, index, temperature) if softer else (log_p, nll)
+        steep, share = (weight, None) if coefficient is None else coefficient(nll_T)  # phi and phi' / phi
+        if share is not None:
+            steep.mul_(weight)
         loss = nll.mul_(steep)
         if ctx.needs_input_grad[0]:
             slope = fast_exp_(log_p)  # p: what follows multiplies p and p_T by their factors and subtracts these at y
             if share is not None:
                 share.mul_(loss).div_(temperature)
                 if softer:
-                    slope.mul_(steep).addcmul_(p_T, share / total)
+                    slope.mul_(steep).addcmul_(p_T, share)
                 steep = share.add_(steep)
             if not softer:
                 slope.mul_(steep)
@@ -74,14 +74,14 @@ class WeightedNLL(torch.autograd.Function):
         return (slope * grad[:, None]).to(ctx.dtype), None, None, None, None
 
 
-def tempered(log_p: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-    "p_T (B, C, H, W) up to a factor; its sum over classes, the factor; -log p_T at `index`; both (B, 1, H, W)."
+def tempered(log_p: Tensor, index: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    "p_T (B, C, H, W), and -log p_T (B, 1, H, W) at `index`."
     p_T = log_p / temperature
     if math.log(log_p.shape[1]) > 30 * temperature:  # else the largest is at least exp(-30)
         p_T -= p_T.amax(1, keepdim=True)
     at_y = p_T.gather(1, index)
     total = fast_exp_(p_T).sum(1, keepdim=True)
-    return p_T, total, total.log().sub_(at_y)
+    return p_T.div_(total), total.log().sub_(at_y)
 
 
 def fast_exp_(x: Tensor) -> Tensor:
@@ -146,7 +146,7 @@ def focal_weight(
     gamma: float = 2.0,
 ) -> tuple[Tensor, Tensor]:  # both of the shape of `nll`
     "phi = (1 - p_y)^gamma and phi' / phi, finite at p_y = 1."
-    miss = (-torch.expm1(-nll)).clamp(min=1e-30)
+    miss = (1 - torch.exp(-nll)).clamp(min=1e-30)
     return miss**gamma, gamma / miss - gamma
 
 
@@ -207,7 +207,7 @@ def confidence_weight(
     if beta == "inverse":
         if not epsilon > 0:
             raise ValueError(f"epsilon is {epsilon}, expected more than 0: 1 / (p + epsilon) explodes without it")
-        phi = 1 / (torch.exp(-nll) + epsilon)
+        phi = (torch.exp(-nll) + epsilon).reciprocal()
         share = torch.rsub(phi, 1, alpha=epsilon)  # 1 - epsilon phi
     elif beta == "exponential":
         if not 0 <= kappa <= 60:
