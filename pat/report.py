@@ -20,7 +20,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import stats
 
-from .metrics import frequency_groups
+from .metrics import fine_grained, frequency_groups
 from .params import ROOT, profile_file
 from .stats import bootstrap_miou, interval
 
@@ -93,6 +93,8 @@ def row_cells(
     cells = {metric: (scale * np.mean([r["test"][metric] for r in results]), None) for metric, scale in SCALE.items()}
     for metric, draws in samples.items():
         cells[metric] = (cells[metric][0], SCALE[metric] * draws)
+    finer = [fine_grained(one) for one in counts]
+    cells |= {metric: (100 * np.mean([scores[metric] for scores in finer]), None) for metric in finer[0]}
     cells["val_ce"] = (np.mean([r["best_epoch"]["val_ce"] for r in results]), None)
     return cells
 

@@ -12,6 +12,7 @@ from pat.metrics import (
     batch_miou,
     confusion_matrix,
     dice,
+    fine_grained,
     frequency_groups,
     iou,
     nanmean,
@@ -145,3 +146,29 @@ def test_summarise_without_a_labelled_pixel():
 def test_summarise_wants_a_name_per_class():
     with pytest.raises(ValueError, match="zip"):
         summarise(np.eye(3), ["a", "b"], [1, 2, 3])
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.05, 0.5, 1.0]))
+def test_fine_grained_is_that_of_a_loop_over_images_and_classes(seed, worst):
+    rng = np.random.default_rng(seed)
+    N, C = rng.integers(1, 8), rng.integers(1, 6)
+    truth, predicted = rng.integers(0, rng.integers(1, C + 1), (N, 9)), rng.integers(0, C, (N, 9))
+    of_image, of_class = [[] for _ in range(N)], [[] for _ in range(C)]
+    for i in range(N):
+        for c in set(truth[i].tolist()):
+            both = sum(t == p == c for t, p in zip(truth[i], predicted[i], strict=True))
+            either = sum(c in (t, p) for t, p in zip(truth[i], predicted[i], strict=True))
+            of_image[i].append(both / either)
+            of_class[c].append(both / either)
+    classes = [sorted(scores) for scores in of_class if scores]
+    lowest = [scores[: max(1, int(worst * len(scores)))] for scores in classes]
+    counts = np.array(
+        [[[((t == c) & (p == c)).sum(), (t == c).sum(), (p == c).sum()] for c in range(C)]
+         for t, p in zip(truth, predicted, strict=True)]
+    )  # fmt: skip
+    expected = {"miou_image": of_image, "miou_class": classes, "miou_worst": lowest}
+    expected = {name: np.mean([np.mean(scores) for scores in groups]) for name, groups in expected.items()}
+    assert fine_grained(counts, worst) == pytest.approx(expected)
+    if worst == 1:
+        assert fine_grained(counts, 1)["miou_worst"] == pytest.approx(expected["miou_class"])
+    assert math.isnan(fine_grained(np.zeros((N, C, 3)))["miou_image"])
