@@ -266,7 +266,7 @@ def smp_weights(
     what = f"encoder_weights of {encoder}"
     if not encoder.startswith("tu-"):
         return encoder, choose(weights, smp.encoders.encoders[encoder]["pretrained_settings"], what)
-    known = [model.partition(".")[2] for model in timm.list_pretrained(f"{encoder[3:]}.*")]
+    known = [model.partition(".")[2] for model in timm.list_pretrained(f"{encoder.removeprefix('tu-')}.*")]
     return f"{encoder}.{choose(weights, known, what)}", True
 
 # %% ../nbs/04_models.ipynb #2c71d0a9
@@ -304,15 +304,23 @@ def smp_options(
     options: dict,
 ) -> dict:  # options of `cls`
     "`options`, checked. `ValueError` for an unknown one lists what there is."
+    import timm
+
     # ours are the name, the number of classes, and that there is one output, which is logits
     ours = {"self", "encoder_name", "classes", "activation", "aux_params", "kwargs"}
     known = [option for option in signature(cls.__init__).parameters if option not in ours]
     known += ["normalized_head", *["img_size"] * encoder.startswith("tu-")]
     for option in options:
         choose(option, known, f"option of model {name!r}")
-    if cls.__name__ == "DPT" and "img_size" not in options:
+    fixed = encoder.startswith("tu-") and timm.get_pretrained_cfg(encoder.removeprefix("tu-")).fixed_input_size
+    if not fixed or "img_size" in options:
+        return options
+    if cls.__name__ == "DPT":
         return options | {"dynamic_img_size": True}
-    return options
+    raise ValueError(
+        f"the encoder of model {name!r} has a built-in image size: give the option img_size: [height, width], "
+        f"the size of your images rounded up to multiples of 32"
+    )
 
 
 def smp_create(
@@ -339,7 +347,7 @@ def smp_create(
             f"weights {weights!r} of model {name!r} cannot be downloaded from huggingface.co ({error}). Go online, or "
             f"copy ~/.cache/huggingface from a machine that has them, or leave encoder_weights out to start at random"
         ) from None
-    except (AssertionError, RuntimeError) as error:
+    except (AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"model {name!r} cannot be built with {options}: {error}") from error
 
 # %% ../nbs/04_models.ipynb #a07c9e52
