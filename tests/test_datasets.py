@@ -1,55 +1,29 @@
 """Datasets made on disk in their real layouts: what `prepare` writes, and how it fails."""
 
 import hashlib
+import io
 import json
 import re
 import shutil
+import tarfile
 from itertools import chain
 
+import h5py
 import numpy as np
 import pytest
 import yaml
+from miniatures import (
+    COLOURS, NAMES, SIZE, draw, make_camvid, make_cityscapes, make_folder, make_nyuv2, make_oxford_pet, pixels,
+    write_nyuv2_mat,
+)  # fmt: skip
 from PIL import Image
+from scipy.io import loadmat, savemat
 
-from pat.datasets import CAMVID, Prepared, load_prepared, open_source, prepare, read_pair, split_indices, write_json
-
-SIZE = (24, 18)  # pixels of the files, width and height
-NAMES, COLOURS = ["road", "car", "sign"], [[128, 64, 128], [64, 0, 128], [192, 128, 128]]
-
-
-def draw(path, seed, values=(0, 1, 2), size=SIZE):
-    "A label map of blobs 3 pixels wide, with every value in it; or an image where `values` is 'RGB'."
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    if values == "RGB":
-        pixels = rng.integers(256, size=(size[1], size[0], 3))
-    else:
-        pixels = np.kron(rng.choice(values, (size[1] // 3, size[0] // 3)), np.ones((3, 3)))
-        pixels.flat[: len(values)] = values
-    Image.fromarray(pixels.astype(np.uint8)).save(path)
-
-
-def make_folder(root, images=10, ignore_index=255):
-    "The folder format: images of two kinds of file, labels with and without pixels that do not count."
-    for i in range(images):
-        draw(root / "images" / f"{i:02d}.{'png' if i % 2 else 'jpg'}", i, "RGB")
-        draw(root / "labels" / f"{i:02d}.png", i, (0, 1, 2, ignore_index) if i % 3 else (0, 1, 2))
-    about = {"names": NAMES, "colours": COLOURS, "ignore_index": ignore_index}
-    (root / "dataset.yaml").write_text(yaml.safe_dump(about))
-    return root
-
-
-def make_camvid(root, sizes=(("train", 5), ("val", 2), ("test", 3))):
-    "The SegNet authors' layout; the lists hold the paths of the authors' own machine."
-    for split, images in sizes:
-        lines = []
-        for i in range(images):
-            name = f"0001TP_{i:06d}.png"
-            draw(root / split / name, i, "RGB")
-            draw(root / f"{split}annot" / name, i, range(12))
-            lines.append(f"/SegNet/CamVid/{split}/{name} /SegNet/CamVid/{split}annot/{name}\n")
-        (root / f"{split}.txt").write_text("".join(lines))
-    return root
+from pat.datasets import (
+    CAMVID, CITYSCAPES, NYUV2, Prepared, label_statistics, load_prepared, open_source, prepare, read_pair,
+    split_indices, write_json,
+)  # fmt: skip
+from pat.params import ROOT
 
 
 @pytest.fixture
@@ -60,6 +34,21 @@ def folder(tmp_path):
 @pytest.fixture
 def camvid(tmp_path):
     return make_camvid(tmp_path / "CamVid")
+
+
+@pytest.fixture
+def pets(tmp_path):
+    return make_oxford_pet(tmp_path / "pets")
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    return make_cityscapes(tmp_path / "cityscapes")
+
+
+@pytest.fixture
+def nyuv2(tmp_path):
+    return make_nyuv2(tmp_path / "nyuv2")
 
 
 def resized(image_file, label_file, void, width, height):
@@ -312,7 +301,7 @@ def test_bad_file_is_named_and_no_cache_is_touched(folder, tmp_path, name, spoil
     if cached:
         prepare(open_source("folder", folder), cache, 18, 24)
     before = {file.name: file.read_bytes() for file in cache.glob("*")}
-    assert len(before) == (3 if cached else 0)
+    assert len(before) == (4 if cached else 0)
     spoil(folder / name)
     with pytest.raises(ValueError, match=message):
         prepare(open_source("folder", folder), cache, 18, 24)
@@ -356,17 +345,10 @@ def test_prepare_replaces_what_was_there_and_leaves_nothing_else(folder, tmp_pat
     prepare(source, tmp_path / "cache", 18, 24)
     (tmp_path / "cache" / "old.txt").write_text("of an earlier version")
     prepare(source, tmp_path / "cache", 9, 12)
-    assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == ["images.npy", "labels.npy", "meta.json"]
+    files = ["images.npy", "journal.jsonl", "labels.npy", "meta.json"]
+    assert sorted(file.name for file in (tmp_path / "cache").iterdir()) == files
     assert load_prepared(tmp_path / "cache").labels.shape == (10, 9, 12)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "mine"]
-
-
-def test_prepare_goes_on_after_an_attempt_that_was_killed(folder, tmp_path):
-    left = tmp_path / "cache.tmp"
-    left.mkdir()
-    (left / "images.npy").write_bytes(b"half")
-    prepare(open_source("folder", folder), tmp_path / "cache", 18, 24)
-    assert load_prepared(tmp_path / "cache").images.shape == (10, 18, 24, 3) and not left.exists()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["cache", "cache.lock", "mine"]
 
 
 def test_nothing_prepared_says_what_to_run(tmp_path):
