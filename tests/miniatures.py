@@ -72,7 +72,10 @@ def make_oxford_pet(root, trainval=10, test=4):
     return root
 
 
-def make_cityscapes(root, sizes=(("train", ("aachen", "bremen"), 5), ("val", ("lindau",), 3), ("test", ("berlin",), 2))):
+CITIES = (("train", ("aachen", "bremen"), 5), ("val", ("lindau",), 3), ("test", ("berlin",), 2))
+
+
+def make_cityscapes(root, sizes=CITIES):
     "Cityscapes: a folder per city, all 34 ids in each label map; the labels of the folder test hold void only."
     for split, cities, images in sizes:
         for city in cities:
@@ -90,9 +93,9 @@ def write_nyuv2_mat(file, images, labels):
     "nyu_depth_v2_labeled.mat as MATLAB 7.3 writes it, from (N, H, W, 3) uint8 and (N, H, W) uint16."
     file.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(file, "w", userblock_size=512) as mat:
-        for name, array, kind in (("images", images.transpose(0, 3, 2, 1), "uint8"), ("labels", labels.swapaxes(1, 2), "uint16")):
+        for name, array in (("images", images.transpose(0, 3, 2, 1)), ("labels", labels.swapaxes(1, 2))):
             data = mat.create_dataset(name, data=array, chunks=(1, *array.shape[1:]), compression="gzip")
-            data.attrs["MATLAB_class"] = np.bytes_(kind)
+            data.attrs["MATLAB_class"] = np.bytes_(array.dtype.name)
     with file.open("r+b") as start:
         start.write(b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(124) + b"\0\2IM")
 
@@ -105,9 +108,9 @@ def make_nyuv2(root, train=10, test=4):
     order = np.random.default_rng(7).permutation(n).astype(np.uint16) + 1  # MATLAB counts from 1
     splits = {"trainNdxs": np.sort(order[:train])[:, None], "testNdxs": np.sort(order[train:])[:, None]}
     savemat(root / "splits.mat", splits)
-    to40 = (np.arange(894, dtype=np.uint8) % 40 + 1)[None]
+    to40 = (np.arange(894) % 40 + 1).astype(np.uint8)[None]
     savemat(root / "classMapping40.mat", {"mapClass": to40, "className": cells(f"class {c}" for c in range(40))})
-    to13 = (np.arange(40, dtype=np.uint8)[::-1] % 13 + 1)[None]
+    to13 = (np.arange(40)[::-1] % 13 + 1).astype(np.uint8)[None]
     savemat(root / "class13Mapping.mat", {"classMapping13": {"labels13": to13, "classNames": cells(NYUV2)}})
     return root
 
