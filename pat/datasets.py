@@ -95,15 +95,16 @@ def read_pair(
     pair = source.pairs[index]
     contents = pair.read()
     image, values = pair.decode(contents)
-    if unknown := sorted(set(np.unique(values).tolist()) - set(source.ids)):
-        known = sorted(source.ids)
+    table = np.full(np.iinfo(values.dtype).max + 1, -1, np.int16)
+    table[list(source.ids)] = list(source.ids.values())
+    classes = table[values]
+    if classes.min() < 0:
+        unknown, known = np.unique(values[classes < 0]).tolist(), sorted(source.ids)
         known = f"one of {known}" if len(known) < 50 else f"{known[0]} to {known[-1]}"
         raise ValueError(f"{pair.label} holds {unknown[:5]}, expected {known}")
-    table = np.zeros(max(source.ids) + 1, np.uint8)
-    table[list(source.ids)] = list(source.ids.values())
     small = image.resize((width, height), Image.Resampling.BILINEAR)
-    nearest = Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
-    return np.asarray(small), table[np.asarray(nearest)], digest(contents)
+    label = Image.fromarray(classes.astype(np.uint8)).resize((width, height), Image.Resampling.NEAREST)
+    return np.asarray(small), np.asarray(label), digest(contents)
 
 # %% ../nbs/03_datasets.ipynb #fe80962d
 FORMATS = {}  # name -> reader: root folder -> `Source`
