@@ -342,11 +342,12 @@ def check_dataset(options: dict, where: str) -> None:
     "`ValueError` that names the first option of a dataset that cannot be."
     keys = ["format", "path", "height", "width", "split"]
     for key in options:
-        choose(key, keys, f"option {where}")
+        choose(key, [*keys, "void"], f"option {where}")
     if missing := set(keys) - set(options):
         raise ValueError(f"no {', '.join(sorted(missing))} {where}")
     choose(options["format"], FORMATS, f"format {where}")
     choose(options["split"], ["paper", "official"], f"split {where}")
+    choose(options.get("void", "ignore"), ["ignore", "class"], f"void {where}")
     for key in ("height", "width"):
         whole_number(options[key], f"{key} {where}", least=1)
 
