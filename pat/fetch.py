@@ -136,7 +136,7 @@ def receive(
             write_json(note, known)
         bar = tqdm(total=known["size"], initial=have, desc=part.stem, unit="B", unit_scale=True, mininterval=1)
         with open(part, "ab") as file, bar:
-            for chunk in answer.raw.stream(2**20, decode_content=False):
+            for chunk in answer.raw.stream(2**16, decode_content=False):
                 file.write(chunk)
                 bar.update(len(chunk))
     if known["size"] not in (None, size := part.stat().st_size):
@@ -212,17 +212,20 @@ def refuse_unsafe(
 
 
 def unpack(
-    archive: Path,  # a zip, or a tar that may be compressed
+    archive: Path,  # .zip or .tar.gz
     folder: Path,
 ) -> None:
     "Unpack `archive` into `folder`. `ValueError` if it is damaged or holds what `refuse_unsafe` refuses."
     try:
-        with zipfile.ZipFile(archive) if archive.suffix == ".zip" else tarfile.open(archive) as opened:
+        with zipfile.ZipFile(archive) if archive.suffix == ".zip" else tarfile.open(archive, "r:gz") as opened:
             opened.extraction_filter = getattr(tarfile, "data_filter", None)  # Python before 3.11.4 has none
-            members = opened.infolist() if isinstance(opened, zipfile.ZipFile) else opened
+            zipped = isinstance(opened, zipfile.ZipFile)
+            members = opened.infolist() if zipped else opened
             for member in tqdm(members, desc=f"unpack {archive.name}", unit="file", mininterval=2):
                 refuse_unsafe(archive, member)
                 opened.extract(member, folder)
+            while not zipped and opened.fileobj.read(2**16):
+                pass  # to the end, where gzip compares its checksum; a zip does so for each member
     except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, RuntimeError) as error:
         raise ValueError(f"{archive} is damaged ({error}): delete it and get it again") from None
 
@@ -347,7 +350,7 @@ def dvc(
     command = [sys.executable, "-m", "dvc", *arguments]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(f"dvc {' '.join(arguments)} failed: {done.stderr.strip()}")
+        raise RuntimeError(f"dvc {' '.join(arguments)} failed: {' '.join(done.stderr.split())}")
 
 
 def pin(
@@ -356,7 +359,7 @@ def pin(
     "Pin `target` in `<target>.dvc`, or hold it against the pin that is there. `ValueError` if they differ."
     file = target.with_name(f"{target.name}.dvc")
     before = file.read_text(encoding="utf-8") if file.exists() else None
-    dvc("add", "--quiet", "--no-commit", target.name, folder=target.parent)  # writes the hash of what is there now
+    dvc("add", "--no-commit", target.name, folder=target.parent)  # writes the hash of what is there now
     if before is None:
         return f"pinned in datasets/{file.name}"
     after = file.read_text(encoding="utf-8")
