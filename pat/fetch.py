@@ -242,9 +242,9 @@ def download_cityscapes(
         raise RuntimeError(
             f"cityscapes needs an account and its own downloader ({error}): `pip install cityscapesscripts`, {by_hand}"
         ) from None
-    (folder / "parts").mkdir(exist_ok=True)
     try:
         session = downloader.login()
+        (folder / "parts").mkdir(exist_ok=True)
         for file in files:
             part = folder / "parts" / file
             if part.exists() and part.stat().st_size:
