@@ -20,6 +20,7 @@ import zipfile
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import miniatures
 import pytest
 import requests
 import urllib3
@@ -612,7 +613,6 @@ def test_the_official_files_give_the_layout_that_the_reader_expects(tmp_path, na
 
 @pytest.mark.parametrize("name", ["camvid", "oxford_pet", "cityscapes", "nyuv2"])
 def test_each_dataset_comes_from_its_official_files_to_its_reader(site, tmp_path, monkeypatch, name):
-    miniatures = pytest.importorskip("miniatures", reason="there are no small datasets in the real formats")
     dataset, web, work = DATASETS[name], tmp_path / "web", tmp_path / f"{name}.fetch"
     root = getattr(miniatures, f"make_{name}")(web / dataset.inside)
     for file in dataset.files:

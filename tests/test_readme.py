@@ -31,3 +31,16 @@ def test_the_numbers_to_expect_are_those_of_the_reference_run():
         tail = expected["tail"][run]
         mean = f"| {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} | {np.mean(tail):.3f} "
         assert f"| {run.removeprefix('streets-segnet-')} {mean}" in readme, run
+
+
+def test_the_numbers_of_camvid_are_those_of_its_table():
+    def rows(text):
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if "|" in line]
+        return {line[0]: [cell for cell in line[1:] if cell] for line in lines}
+
+    table = rows((ROOT / "results/camvid/tables/table1.md").read_text().replace("**", ""))
+    shown = rows(re.search(r"\| loss \| mIoU \| tail mIoU \| tail gain.*?\n\n", (ROOT / "README.md").read_text(), re.S)[0])
+    losses = [name for name in table if name in shown and name != "loss"]
+    assert len(losses) >= 4 and set(losses) | {"loss", "---"} == set(shown)
+    for loss in losses:
+        assert set(shown[loss]) <= set(table[loss]), loss
