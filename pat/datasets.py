@@ -372,17 +372,18 @@ def nyuv2_ids(
     classes = to13["labels13"].ravel().astype(int)[to40 - 1] - 1
     return {0: 255} | dict(enumerate(classes.tolist(), 1))
 
-# %% ../nbs/03_datasets.ipynb #661f93e4
+# %% ../nbs/03_datasets.ipynb #78482c35
 def count_images(file: Path) -> int:
     "Images in nyu_depth_v2_labeled.mat. `ValueError` names the file if it is broken, or holds something else."
     try:
         with h5py.File(file) as mat:
-            images, labels = mat["images"].shape, mat["labels"].shape
+            found = {name: f"{mat[name].shape} {mat[name].dtype}" for name in ("images", "labels")}
+            n, *size = mat["labels"].shape
     except (OSError, KeyError) as error:
         raise ValueError(f"{file} is truncated or not NYU's labelled dataset ({error}): fetch it again") from None
-    if len(images) != 4 or images[1] != 3 or labels != (images[0], *images[2:]):
-        raise ValueError(f"{file} holds images {images} and labels {labels}, expected (N, 3, W, H) and (N, W, H)")
-    return images[0]
+    if found != {"images": f"{(n, 3, *size)} uint8", "labels": f"{(n, *size)} uint16"}:
+        raise ValueError(f"{file} holds {found}, expected images (N, 3, W, H) uint8 and labels (N, W, H) uint16")
+    return n
 
 
 def read_nyuv2(

@@ -39,6 +39,8 @@ from pat.datasets import (
     split_indices,
     write_json,
 )
+from pat.params import ROOT
+from pat.training import check_dataset
 
 
 @pytest.fixture
@@ -190,9 +192,29 @@ def test_void_where_there_is_none_is_an_error(pets):
         open_source("oxford_pet", pets, void="class")
 
 
+def test_void_is_an_option_of_a_params_yaml():
+    options = {"format": "camvid", "path": "datasets/camvid", "height": 96, "width": 128, "split": "official"}
+    for void in ({}, {"void": "ignore"}, {"void": "class"}):
+        check_dataset(options | void, "of dataset 'camvid' in params.yaml")
+    with pytest.raises(ValueError, match=r"unknown void of dataset 'camvid' .* 'clas'\. Did you mean 'class'\?"):
+        check_dataset(options | {"void": "clas"}, "of dataset 'camvid' in params.yaml")
+
+
 def test_unknown_value_of_void(camvid):
     with pytest.raises(ValueError, match=r"unknown value of void 'clas'\. Did you mean 'class'\?"):
         open_source("camvid", camvid, void="clas")
+
+
+REAL = ROOT / "../shared/data/camvid"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/camvid is not here")
+def test_real_camvid_is_what_the_results_in_git_were_trained_on(tmp_path):
+    known = json.loads((ROOT / "results/camvid/datasets/camvid.json").read_text())
+    meta = prepare(open_source("camvid", REAL), tmp_path / "cache", 96, 128, split="official")
+    for key in ("names", "colours", "ignore_index", "statistics", "source_sha256"):
+        assert meta[key] == known[key], key
+    assert [len(part) for part in meta["splits"].values()] == [367, 101, 233]
 
 
 def test_meta_counts_the_labels_of_every_split(folder, tmp_path):
@@ -478,10 +500,12 @@ def test_splits_that_do_not_fit_the_images(nyuv2, train, test):
         open_source("nyuv2", nyuv2)
 
 
-def test_labels_of_another_size_than_the_images(nyuv2):
-    images, labels = np.zeros((3, 6, 8, 3), np.uint8), np.zeros((3, 6, 9), np.uint16)
-    write_nyuv2_mat(nyuv2 / "nyu_depth_v2_labeled.mat", images, labels)
-    with pytest.raises(ValueError, match=r"labeled\.mat holds images \(3, 3, 8, 6\) and labels \(3, 9, 6\), expected"):
+@pytest.mark.parametrize(
+    ("labels", "found"), [(np.zeros((3, 6, 9), np.uint16), r"\(3, 9, 6\) uint16"), (np.zeros((3, 6, 8)), "float64")]
+)
+def test_labels_that_do_not_fit_the_images(nyuv2, labels, found):
+    write_nyuv2_mat(nyuv2 / "nyu_depth_v2_labeled.mat", np.zeros((3, 6, 8, 3), np.uint8), labels)
+    with pytest.raises(ValueError, match=rf"labeled\.mat holds .*\(3, 3, 8, 6\) uint8.*{found}'}}, expected images"):
         open_source("nyuv2", nyuv2)
 
 

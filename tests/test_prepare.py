@@ -181,6 +181,20 @@ def test_a_source_that_changed_after_the_kill_is_read_from_there(folder, tmp_pat
     assert content(tmp_path / "cache") == content(tmp_path / "fresh")
 
 
+def test_each_image_is_in_the_journal_before_the_next_is_read(folder, tmp_path, monkeypatch):
+    journal, real = tmp_path / "cache.tmp" / "journal.jsonl", datasets.read_pair
+
+    def read_pair(source, index, *size):
+        deadline = time.time() + 10
+        while journal.read_text().count("\n") < 1 + index:  # the request, and a line for each image before this one
+            assert time.time() < deadline, f"image {index} is read, and the journal lacks one before it"
+            time.sleep(0.001)
+        return real(source, index, *size)
+
+    monkeypatch.setattr(datasets, "read_pair", read_pair)
+    prepare(open_source("folder", folder), tmp_path / "cache", 18, 24, threads=1)
+
+
 def test_half_a_line_of_the_journal_does_not_count(folder, tmp_path, monkeypatch):
     source, cache = open_source("folder", folder), tmp_path / "cache"
     prepare(source, cache, 18, 24)
