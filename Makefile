@@ -27,6 +27,8 @@ help:  ## list the targets
 	@$(PYTHON) -m venv .venv
 	@echo "[setup] installing the $$(grep -c == requirements.lock) packages of requirements.lock into .venv (a few minutes)"
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@# Cityscapes' own downloader; of its dependencies one is obsolete (typing), and what we call needs none that is not locked
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps cityscapesscripts==2.3.0
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
