@@ -47,7 +47,7 @@ class Source:
     official: dict[str, list[int]] | None = None  # "train", "test" and perhaps "val" -> positions in `pairs`
     ignore_index: int = 255
 
-# %% ../nbs/03_datasets.ipynb #74291a73
+# %% ../nbs/03_datasets.ipynb #e733df09
 def decode_image(file: Path, content: bytes) -> Image.Image:
     "The image in `content`. `ValueError` names `file` if it is truncated or no image."
     try:
@@ -77,7 +77,8 @@ class FilePair(NamedTuple):
         values = np.asarray(label)
         if values.ndim != 2 or values.dtype != np.uint8:
             raise ValueError(f"{self.label} has mode {label.mode}, expected one 8-bit channel of class ids")
-        return image.convert("RGB"), values
+        rgb = image if image.mode == "RGB" else image.convert("RGB")  # it copies, and lets no other thread run
+        return rgb, values
 
 # %% ../nbs/03_datasets.ipynb #9aabcc6e
 def digest(contents: tuple) -> bytes:
