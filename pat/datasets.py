@@ -7,7 +7,7 @@ __all__ = ['FORMATS', 'CAMVID', 'OXFORD_PET', 'CITYSCAPES', 'NYUV2', 'Source', '
            'existing', 'open_source', 'void_as_class', 'class_counts', 'label_statistics', 'write_json', 'read_classes',
            'read_folder', 'read_list', 'in_a_row', 'read_camvid', 'read_oxford_pet', 'read_cityscapes', 'MatPair',
            'read_mat', 'nyuv2_ids', 'count_images', 'read_nyuv2', 'random_parts', 'split_indices', 'write_pair',
-           'finished', 'fill', 'prepare', 'Prepared', 'load_prepared']
+           'finished', 'fill', 'prepare', 'prepare_dataset', 'Prepared', 'load_prepared']
 
 # %% ../nbs/03_datasets.ipynb #8a253e88
 import hashlib
@@ -247,7 +247,7 @@ def read_camvid(
     root: Path,  # holds train.txt, val.txt, test.txt and the folders that they name
 ) -> Source:
     "Reader of CamVid in the SegNet authors' layout, 11 classes, id 11 ignored. Errors name file and line."
-    existing(root, "run `python -m pat.fetch camvid --from FOLDER` with the SegNet authors' CamVid folder")
+    existing(root, "run `python -m pat.fetch camvid`, or give it your copy with `--from FOLDER`")
     parts = {}
     for split in ("train", "val", "test"):
         file = existing(root / f"{split}.txt", "the SegNet authors' layout has train.txt, val.txt and test.txt")
@@ -297,7 +297,7 @@ def read_cityscapes(
     root: Path,  # holds leftImg8bit/ and gtFine/
 ) -> Source:
     "Reader of Cityscapes: 34 ids, 19 classes, the rest ignored; the folder val is the test set. Errors name the file."
-    existing(root, "run `python -m pat.fetch cityscapes --from FOLDER` with leftImg8bit/ and gtFine/ in it")
+    existing(root, "run `python -m pat.fetch cityscapes`, or give it your copy with `--from FOLDER`")
     endings = {"leftImg8bit": "_leftImg8bit.png", "gtFine": "_gtFine_labelIds.png"}
     parts = {}
     for split, folder in (("train", "train"), ("test", "val")):
@@ -537,6 +537,15 @@ def prepare(
             shutil.rmtree(folder, ignore_errors=True)
             made.rename(folder)
     return meta
+
+
+def prepare_dataset(
+    options: dict,  # an entry of `datasets` in a params.yaml: format, path, height, width, split and perhaps void
+    folder: str | Path,  # of `prepare`
+) -> dict:  # what meta.json holds
+    "`prepare` the dataset that a params.yaml describes."
+    source = open_source(options["format"], options["path"], options.get("void", "ignore"))
+    return prepare(source, folder, options["height"], options["width"], options["split"])
 
 # %% ../nbs/03_datasets.ipynb #eeb697b1
 @dataclass

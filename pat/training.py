@@ -194,10 +194,16 @@ class Trainer:
         self.scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimizer, T_max=steps)
         self.history, self.seconds, self.best = [], [], {}
 
+    def identity(self) -> str:
+        "The settings and the data of this run: what a checkpoint must share to be gone on from."
+        meta = self.data.meta
+        data = [meta["source_sha256"], meta["names"], meta["splits"], self.data.images.shape]
+        return json.dumps([self.settings, data], sort_keys=True)
+
     def state(self) -> dict:
         "All that the next epoch depends on."
         return {
-            "identity": json.dumps([self.settings, self.data.meta["source_sha256"]], sort_keys=True),
+            "identity": self.identity(),
             "model": self.model, "optimizer": self.optimizer, "scheduler": self.scheduler, "loss_fn": self.loss_fn,
             "history": self.history, "seconds": self.seconds, "best": self.best,
             "random": random_state(), "order": self.order.get_state(),

@@ -348,9 +348,9 @@ def test_too_few_images(tmp_path, images):
     ("format", "hint"),
     [
         ("folder", "dvc pull data.dvc"),
-        ("camvid", "pat.fetch camvid --from"),
+        ("camvid", "pat.fetch camvid"),
         ("oxford_pet", "pat.fetch oxford_pet"),
-        ("cityscapes", "pat.fetch cityscapes --from"),
+        ("cityscapes", "pat.fetch cityscapes"),
         ("nyuv2", "pat.fetch nyuv2"),
     ],
 )
@@ -756,3 +756,13 @@ def test_an_image_in_two_splits_is_refused(tmp_path):
         (tmp_path / f"{split}.txt").write_text("/SegNet/CamVid/train/a.png /SegNet/CamVid/trainannot/a.png\n")
     with pytest.raises(ValueError, match=r"train/a\.png stands in the split lists more than once"):
         open_source("camvid", tmp_path)
+
+
+def test_no_picture_of_a_fetched_dataset_is_in_the_notebook():
+    "Their images are their owners'; a notebook that was run beside a fetched dataset must not be committed."
+    cells = json.loads((ROOT / "nbs/03_datasets.ipynb").read_text())["cells"]
+    sections = [cell for cell in cells if "".join(cell["source"]).startswith("show(")]
+    assert len(sections) == 3
+    for cell in sections:
+        printed = "".join("".join(output.get("text", "")) for output in cell["outputs"])
+        assert "does not exist: run `python -m pat.fetch" in printed, "".join(cell["source"])

@@ -319,13 +319,16 @@ def test_killed_run_ends_as_if_nothing_had_happened(killed, outcome, scenes, mon
     assert sorted(file.name for file in folder.iterdir() if file.name != "lock") == ["best.ckpt"]
 
 
-@pytest.mark.parametrize("change", ["lr", "data"])
+@pytest.mark.parametrize("change", ["lr", "data", "split"])
 def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, change):
     Trainer(make_settings(epochs=2), scenes, tmp_path).fit(progress=False)
     assert (tmp_path / "last.ckpt").exists()
     settings, data = make_settings(epochs=2), scenes
     if change == "lr":
         settings = make_settings(epochs=2, lr=2e-3)
+    elif change == "split":
+        splits = scenes.meta["splits"]
+        data = replace(scenes, meta=scenes.meta | {"splits": splits | {"train": splits["train"][:-4]}})
     else:
         data = replace(scenes, images=255 - scenes.images, meta=scenes.meta | {"source_sha256": "other"})
     fresh = train(settings, data, tmp_path / "fresh", progress=False)
