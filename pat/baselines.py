@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .losses import CrossEntropyLoss, FocalLoss, PATLoss, check_target, class_sizes, confidence_weight, focal_weight
-from .losses import masked_mean, pixel_weight, weighted_nll, working_dtype
+from .losses import check_number, masked_mean, pixel_weight, weighted_nll, working_dtype
 from .params import choose
 
 # %% ../nbs/01_baselines.ipynb #38ceb1ae
@@ -81,8 +81,8 @@ def known_counts(
 
 def at_least(value: float, least: float, name: str, strictly: bool = False) -> float:
     "`value`, or a `ValueError` that names it if it is smaller than `least`, infinite or no number."
-    if not (isinstance(value, int | float) and least <= value < math.inf) or (strictly and value == least):
-        raise ValueError(f"{name} is {value!r}, expected a number {'above' if strictly else 'of at least'} {least}")
+    expected = f"a number {'above' if strictly else 'of at least'} {least}"
+    check_number(value, name, expected, lambda v: least <= v < math.inf and not (strictly and v == least))
     return value
 
 # %% ../nbs/01_baselines.ipynb #930d1eae
@@ -91,8 +91,8 @@ def effective_weights(
     beta: float | None = 0.999,  # 0: all alike; towards 1: inverse frequency; None: (S - 1) / S, S the sum of counts
 ) -> Tensor:  # (C,), float64, mean 1 over the classes that were seen
     "Class-balanced weights (Cui et al. 2019)."
-    if beta is not None and not 0 <= beta < 1:
-        raise ValueError(f"beta is {beta!r}, expected 0 or more and less than 1, or None")
+    if beta is not None:
+        check_number(beta, "beta", "0 or more and less than 1, or None", lambda value: 0 <= value < 1)
     counts = torch.as_tensor(counts, dtype=torch.float64)
     total = counts.sum().clamp(min=2)
     log_beta = torch.log1p(-1 / total) if beta is None else torch.tensor(beta, dtype=counts.dtype).log()

@@ -74,6 +74,8 @@ class FilePair(NamedTuple):
         if image.size != label.size:
             size = f"{label.size} pixels (width, height)"
             raise ValueError(f"{self.label} is {size}, its image {self.image} is {image.size}")
+        if image.mode.startswith(("I", "F")):
+            raise ValueError(f"{self.image} has mode {image.mode}, expected 8 bits per channel")
         values = np.asarray(label)
         if values.ndim != 2 or values.dtype != np.uint8:
             raise ValueError(f"{self.label} has mode {label.mode}, expected one 8-bit channel of class ids")
@@ -186,10 +188,19 @@ def read_classes(file: Path) -> dict:
     for key in ("names", "colours", "ignore_index"):
         if not isinstance(meta, dict) or key not in meta:
             raise ValueError(f"{file} has no key {key!r}, expected names, colours and ignore_index")
+    for key in ("names", "colours"):
+        if not isinstance(meta[key], list) or not meta[key]:
+            raise ValueError(f"{file} has {key} {meta[key]!r}, expected a list, an entry for each class")
+    for colour in meta["colours"]:
+        if not isinstance(colour, list) or len(colour) != 3 or not all(c in range(256) for c in colour):
+            raise ValueError(f"{file} has the colour {colour!r}, expected [red, green, blue], each 0 to 255")
     if len(meta["names"]) != len(meta["colours"]):
         raise ValueError(f"{file} has {len(meta['names'])} names and {len(meta['colours'])} colours, expected as many")
     if meta["ignore_index"] not in range(256):
         raise ValueError(f"{file} has ignore_index {meta['ignore_index']!r}, expected 0 to 255")
+    if meta["ignore_index"] < len(meta["names"]):
+        taken = meta["names"][meta["ignore_index"]]
+        raise ValueError(f"{file} has ignore_index {meta['ignore_index']}, which is class {taken!r} in names")
     return meta
 
 

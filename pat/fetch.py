@@ -207,7 +207,7 @@ def refuse_unsafe(
     if outside or not plain:
         raise ValueError(
             f"{archive} holds {name!r}, which {'would be written outside' if outside else 'is a link or a device'}: "
-            f"this is not the official file, nothing of it was kept"
+            f"this is not the official file, delete it and get it again"
         )
 
 

@@ -18,9 +18,12 @@ def confusion_matrix(
     classes: int,  # C
     ignore_index: int = 255,
 ) -> Tensor:  # (B, C, C) int64: image, true class, predicted class
-    "Pixels of every true class by predicted class, one matrix per image."
+    "Pixels of every true class by predicted class, one matrix per image. `ValueError` for a class that is none."
     B = len(target)
     valid = target != ignore_index
+    for name, values in (("target", target[valid]), ("prediction", prediction)):
+        if values.numel() and not 0 <= values.min() <= values.max() < classes:  # would count in another cell
+            raise ValueError(f"{name} holds {values.min()} to {values.max()}, expected classes 0..{classes - 1}")
     image = torch.arange(B, device=target.device)[:, None, None].expand_as(target)
     cell = (image * classes + target) * classes + prediction
     return cell[valid].bincount(minlength=B * classes**2).view(B, classes, classes)

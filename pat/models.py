@@ -81,6 +81,8 @@ class SegNet(nn.Module):
     ):
         super().__init__()
         check_numbers(classes=classes, width=width, in_channels=in_channels)
+        if not isinstance(depths, list | tuple) or not depths:
+            raise ValueError(f"depths is {depths!r}, expected a list of whole numbers, one for each stage")
         for depth in depths:
             whole_number(depth, "an entry of depths", least=1)
         widths = [in_channels] + [width * min(2**i, 8) for i in range(len(depths))]

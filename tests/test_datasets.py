@@ -606,6 +606,7 @@ FAILURES = [
     ("labels/05.png", value_7, r"labels/05\.png holds \[7\], expected one of \[0, 1, 2, 255\]"),
     ("labels/05.png", colours, r"labels/05\.png has mode RGB, expected one 8-bit channel of class ids"),
     ("labels/05.png", sixteen_bits, r"labels/05\.png has mode I;16, expected one 8-bit channel of class ids"),
+    ("images/05.png", sixteen_bits, r"images/05\.png has mode I;16, expected 8 bits per channel"),
 ]
 
 
@@ -736,6 +737,9 @@ def test_hidden_files_are_no_images(scenes_folder, tmp_path):
         ("", "has no key 'names'"),
         ("names: [a, b", "dataset.yaml is not valid YAML"),
         ("names: [a, b]\ncolours: [[0, 0, 0]]\nignore_index: 255", "has 2 names and 1 colours"),
+        ("names: [a]\ncolours: [[0, 0, 0]]\nignore_index: 0", "has ignore_index 0, which is class 'a' in names"),
+        ("names:\ncolours: [[0, 0, 0]]\nignore_index: 255", "has names None, expected a list"),
+        ("names: [a]\ncolours: [1]\nignore_index: 255", r"has the colour 1, expected \[red, green, blue\]"),
         ("names: [a]\ncolours: [[0, 0, 0]]\nignore_index: 300", "has ignore_index 300, expected 0 to 255"),
         ("names: [a]\ncolours: [[0, 0, 0]]\nignore_index:", "has ignore_index None, expected 0 to 255"),
     ],

@@ -510,3 +510,55 @@ def test_build_loss(name, options, function):
 def test_build_loss_names_the_nearest(name, options, message):
     with pytest.raises(ValueError, match=message):
         build_loss(name, **options)
+
+
+# --- what a custom gradient can get wrong
+
+
+@each_kind
+def test_infinite_logits_count_only_where_there_is_a_label(kind):
+    "A class that a model masks with -inf is the stand-in label of the ignored pixels; no true label is that class."
+    logits, target = torch.randn(2, 4, 3, 3, dtype=torch.float64), torch.randint(1, 4, (2, 3, 3))
+    target[:, 0] = 255
+    masked = logits.clone()
+    masked[:, 0] = -torch.inf
+    value, gradient = value_and_grad(kind, masked, target)
+    expected, expected_gradient = value_and_grad(kind, logits[:, 1:], torch.where(target == 255, 255, target - 1))
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient[:, 1:], expected_gradient)
+    broken = torch.where((target == 255)[:, None], torch.nan, logits)
+    torch.testing.assert_close(kind(broken, target), kind(logits, target))
+
+
+@each_kind
+def test_a_second_derivative_is_refused_not_dropped(kind):
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = kind(logits, torch.zeros(1, 2, 2, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(loss, logits, create_graph=True)
+
+
+@each_kind
+def test_a_graph_that_is_kept_gives_the_same_gradient_twice(kind):
+    logits = torch.randn(1, 3, 2, 2, requires_grad=True)
+    loss = kind(logits, torch.zeros(1, 2, 2, dtype=torch.int64))
+    first, second = (torch.autograd.grad(loss, logits, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("options", [{}, {"temperature": 2}, {"beta": "exponential", "kappa": 3}])
+def test_compiled_keeps_the_digits_of_logits_that_share_an_offset(options):
+    logits, target = torch.randn(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
+    target[0, 0] = 255
+    compiled = torch.compile(partial(pat_loss, **options), fullgraph=True, backend="aot_eager")
+    offset = (1024 + logits) - 1024  # what float32 keeps of the logits beside 1024
+    _, expected = value_and_grad(partial(pat_loss, **options), offset, target)
+    torch.testing.assert_close(value_and_grad(compiled, 1024 + offset, target)[1], expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("option", ["epsilon", "kappa", "alpha", "temperature"])
+@pytest.mark.parametrize("value", ["1e-3", None, math.inf])
+def test_what_is_no_number_is_named(option, value):
+    beta = "exponential" if option == "kappa" else "inverse"
+    with pytest.raises(ValueError, match=f"{option} is {value!r}, expected"):
+        PATLoss(beta=beta, **{option: value})

@@ -172,3 +172,10 @@ def test_fine_grained_is_that_of_a_loop_over_images_and_classes(seed, worst):
     if worst == 1:
         assert fine_grained(counts, 1)["miou_worst"] == pytest.approx(expected["miou_class"])
     assert math.isnan(fine_grained(np.zeros((N, C, 3)))["miou_image"])
+
+
+@pytest.mark.parametrize(("truth", "guess", "name"), [([0, 3], [0, 0], "target"), ([0, 255], [-1, 0], "prediction")])
+def test_a_class_that_is_none_is_refused(truth, guess, name):
+    "It would be counted in another cell, or in another image."
+    with pytest.raises(ValueError, match=f"{name} holds .* expected classes 0..2"):
+        confusion_matrix(torch.tensor([[guess], [[0, 0]]]), torch.tensor([[truth], [[0, 0]]]), classes=3)

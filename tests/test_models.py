@@ -331,6 +331,8 @@ def test_unknown_model():
         ("unet", {"levels": 2.5}, r"levels is 2\.5, expected a whole number of at least 1"),
         ("attunet", {"levels": 0}, "levels is 0, expected a whole number of at least 1"),
         ("unet++", {"in_channels": "3"}, "in_channels is '3', expected a whole number of at least 1"),
+        ("segnet", {"depths": []}, r"depths is \[\], expected a list of whole numbers"),
+        ("segnet", {"depths": 3}, "depths is 3, expected a list of whole numbers"),
         ("segnet", {"depths": [2, 0]}, "an entry of depths is 0, expected a whole number of at least 1"),
         ("segnet", {"width": True}, "width is True, expected a whole number of at least 1"),
     ],

@@ -451,7 +451,7 @@ ONE = GOOD["runs"]["one"]
         ("models", {"unet": {"width": 8}}, r"model 'unet' in .* has no name, expected the kind of the model"),
         ("models", {"unet": {"name": "unet", "width": 0}}, r"model 'unet' in .*: width is 0, expected a whole number"),
         ("models", {"unet": {"name": "segnet", "depths": [2, 0]}}, r"an entry of depths is 0, expected a whole number"),
-        ("models", {"unet": {"name": "segnet", "depths": 2}}, r"model 'unet' in .*params\.yaml: .*not iterable"),
+        ("models", {"unet": {"name": "segnet", "depths": 2}}, r"model 'unet' in .*params\.yaml: depths is 2"),
         ("runs", {"one": ONE | {"loss": "sof"}}, r"unknown loss of run 'one' .* 'sof'\. Did you mean 'soft'\?"),
         ("runs", {"one": ONE | {"dataset": "scene"}}, r"unknown dataset of run 'one' .* Did you mean 'scenes'\?"),
         ("runs", {"one": {"dataset": "scenes", "model": "unet", "loss": "ce"}}, "run 'one' of params.yaml has no seed"),
@@ -489,7 +489,7 @@ ONE = GOOD["runs"]["one"]
         ("train", GOOD["train"] | {"lr": float("nan")}, r"train\.lr is nan, expected a number above 0"),
         ("train", GOOD["train"] | {"workers": -1}, r"train\.workers is -1, expected a whole number of at least 0"),
         ("losses", {"ce": {"gamma": 2}}, r"loss 'ce' in .*params\.yaml has no name, expected the kind of the loss"),
-        ("losses", {"ce": {"name": "focal", "gamma": "two"}}, r"loss 'ce' in .*params\.yaml: .*'str'"),
+        ("losses", {"ce": {"name": "focal", "gamma": "two"}}, r"loss 'ce' in .*params\.yaml: gamma is 'two'"),
         ("losses", {"ce": {"name": "pat", "alpha": 50}}, r"loss 'ce' in .*params\.yaml: alpha is 50, expected 0 to 2"),
         (
             "losses",
