@@ -114,10 +114,10 @@ def weighted_nll(
         logits = logits if torch.is_grad_enabled() else logits.detach()
         return WeightedNLL.apply(logits, index, weight, coefficient, temperature)
     z, true = logits.to(working_dtype(logits)), index[:, None] == torch.arange(logits.shape[1]).view(-1, 1, 1).to(index)
-    z = z - z.detach().amax(1, keepdim=True)  # log-sum minus logit loses the digits of what they share
 
     def nll(z):
-        return z.logsumexp(1) - torch.where(true, z, 0).sum(1)
+        top = z.detach().amax(1)  # log-sum minus logit would lose the digits of what they share
+        return (z - top[:, None]).exp().sum(1).log() - (torch.where(true, z, 0).sum(1) - top)
 
     phi = 1 if coefficient is None else coefficient(nll(z if temperature == 1 else z / temperature))[0]
     return weight * phi * torch.where(weight == 0, 0, nll(z))
