@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SCALE', 'GAINS', 'PAPER', 'HEADINGS', 'LOWER_IS_BETTER', 'load_result', 'load_dataset', 'paper_values',
-           'table_groups', 'row_cells', 'table_values', 'with_paper', 'readable', 'write_table', 'figure_style',
-           'write_figure', 'prediction_interval', 'compare', 'main']
+           'table_groups', 'row_cells', 'table_values', 'with_paper', 'readable', 'write_text', 'write_table',
+           'figure_style', 'write_figure', 'prediction_interval', 'compare', 'main']
 
 # %% ../nbs/07_report.ipynb #0e20effc
 import argparse
@@ -164,6 +164,14 @@ def readable(
     return rows.drop(columns=constant)  # the caption says it once
 
 # %% ../nbs/07_report.ipynb #2cce22e7
+def write_text(file: Path, text: str) -> None:
+    "Write a text file under a temporary name, then rename it."
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tmp = file.with_name(file.name + ".tmp")
+    tmp.write_text(text, encoding="utf-8")
+    os.replace(tmp, file)
+
+
 def write_table(
     values: pd.DataFrame,  # of `with_paper`
     folder: str | Path,  # results/<profile>/tables
@@ -184,9 +192,7 @@ def write_table(
         "csv": values.to_csv(index=False, float_format="%.6g"),
     }
     for ending, text in texts.items():
-        tmp = folder / f"{name}.{ending}.tmp"
-        tmp.write_text(text, encoding="utf-8")
-        os.replace(tmp, folder / f"{name}.{ending}")
+        write_text(folder / f"{name}.{ending}", text)
 
 
 def figure_style() -> None:
@@ -199,14 +205,16 @@ def write_figure(
     fig: plt.Figure,
     folder: str | Path,  # results/<profile>/figures
     name: str,
+    caption: str,  # Markdown; the report prints it below the figure
 ) -> None:
-    "`name`.pdf and `name`.png."
+    "`name`.pdf, `name`.png and the caption in `name`.md."
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for ending, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
         tmp = folder / f"{name}.tmp.{ending}"
         fig.savefig(tmp, metadata=metadata)
         os.replace(tmp, folder / f"{name}.{ending}")
+    write_text(folder / f"{name}.md", caption.strip() + "\n")
 
 # %% ../nbs/07_report.ipynb #7854f388
 def prediction_interval(

@@ -30,7 +30,7 @@ from .datasets import FORMATS, Prepared, write_json
 from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model
-from .params import choose, load_params, run_settings, whole_number
+from .params import choose, grid_runs, load_params, run_settings, whole_number
 
 # %% ../nbs/05_training.ipynb #ee422250
 @dataclass
@@ -334,13 +334,9 @@ def check_params(
     for loss, options in params["losses"].items():
         check_loss(options, f"loss {loss!r} in {file}")
     for run in params["runs"]:
-        settings = run_settings(params, run)
-        whole_number(settings["seed"], f"seed of run {run!r} in {file}", least=0)
-        check_loss(settings["loss_options"], f"run {run!r} in {file}")
-    for table, wanted in params["tables"].items():
-        for key in ("models", "losses"):
-            for name in wanted.get(key) or [None]:
-                choose(name, params[key], f"entry of {key} of table {table!r} in {file}")
+        run_settings(params, run)
+    if params["runs"] != grid_runs(params):
+        raise ValueError(f"runs of {file} are not those of its tables and seeds: `python -m pat.params {file}` writes them")
     return params
 
 
