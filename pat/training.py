@@ -336,7 +336,7 @@ def check_params(
     for run in params["runs"]:
         run_settings(params, run)
     if params["runs"] != grid_runs(params):
-        raise ValueError(f"runs of {file} are not those of its tables and seeds: `python -m pat.params {file}` writes them")
+        raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
     return params
 
 
