@@ -114,7 +114,7 @@ def test_metrics_and_plots_of_the_runs(project):
     status, output = run(project, "dvc", "metrics", "show", "--json")
     assert status == 0, output
     scores = json.loads(output)[""]["data"]
-    assert scores["results/sample/runs/streets-segnet-ce.json"]["data"]["test"]["miou"] > 0
+    assert scores["results/sample/scores/streets-segnet-ce.json"]["data"]["miou"] > 0
     status, output = run(project, "dvc", "plots", "show", "--out", "plots")
     assert status == 0 and "plots/index.html" in output
     page = (project / "plots/index.html").read_text()
