@@ -413,7 +413,7 @@ def missing(
     "What to do about a picture that is not in the repository, for the caption."
     source, file = params["datasets"][dataset]["format"], Path(params["params_file"]).with_name("dvc.yaml")
     get = "dvc pull data.dvc" if source == "folder" else f"python -m pat.fetch {source}"
-    steps = [get, f"dvc repro -s {file}:prepare@{dataset}", f"dvc repro -f -s {file}:{figure}"]
+    steps = [get, f"dvc repro {file}:prepare@{dataset}", f"dvc repro -f -s {file}:{figure}"]
     return f"The images are not in the repository: {', '.join(f'`{step}`' for step in steps)} put them in their places."
 
 # %% ../nbs/07_report.ipynb #f1c0000d

@@ -197,13 +197,13 @@ def test_without_the_dataset_the_pictures_are_grey_and_the_rest_is_there(project
         assert np.array_equal(before.images[0].get_array(), after.images[0].get_array())
         assert before.get_xlabel() == after.get_xlabel() != ""
     for number in (1, 4):
-        assert "`dvc pull data.dvc`, `dvc repro -s dvc.yaml:prepare@streets`, " in alone[number]["caption"]
+        assert "`dvc pull data.dvc`, `dvc repro dvc.yaml:prepare@streets`, " in alone[number]["caption"]
     assert texts(alone[3]["fig"]) == texts(whole[3]) and "not in" not in alone[3]["caption"]  # shows no picture
 
 
 def test_a_missing_picture_says_how_to_get_a_fetched_dataset():
     camvid = {"params_file": "profiles/camvid/params.yaml", "datasets": {"camvid": {"format": "camvid"}}}
-    assert "`python -m pat.fetch camvid`, `dvc repro -s profiles/camvid/dvc.yaml:prepare@camvid`" in report.missing(
+    assert "`python -m pat.fetch camvid`, `dvc repro profiles/camvid/dvc.yaml:prepare@camvid`" in report.missing(
         camvid, "camvid", "figure4")  # fmt: skip
 
 
