@@ -234,9 +234,10 @@ def step_ratio(
     frame: pd.DataFrame,  # one dataset's steps/<dataset>.csv: loss, round, seconds_per_step
     loss: str,
     baseline: str = "ce",
+    column: str = "seconds_per_step",  # or "cpu_seconds_per_step"
 ) -> tuple[float, float, float]:  # ratio, low, high
     "How much longer a training step takes with `loss` than with `baseline`, with the 95 % interval over rounds."
-    seconds = frame.pivot(index="round", columns="loss", values="seconds_per_step")
+    seconds = frame.pivot(index="round", columns="loss", values=column)
     for name in (loss, baseline):
         choose(name, seconds.columns, "loss among the measured steps")
     return geometric_mean(seconds[loss] / seconds[baseline])
