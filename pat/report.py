@@ -6,8 +6,8 @@
 __all__ = ['SCORES', 'PLAIN', 'PAPER', 'HEADINGS', 'LOWER_IS_BETTER', 'load_result', 'load_dataset', 'paper_values',
            'table_groups', 'row_cells', 'table_cells', 'table_values', 'with_paper', 'readable', 'options_text',
            'setting', 'in_words', 'write_text', 'latex_text', 'write_table', 'figure_style', 'write_figure',
-           'prediction_interval', 'compare', 'main', 'first_runs', 'class_order', 'Scenes', 'load_scenes',
-           'draw_picture', 'class_legend', 'missing', 'prediction_grid']
+           'geometric_mean', 'step_ratio', 'gradient_slope', 'prediction_interval', 'compare', 'main', 'first_runs',
+           'class_order', 'Scenes', 'load_scenes', 'draw_picture', 'class_legend', 'missing', 'prediction_grid']
 
 # %% ../nbs/07_report.ipynb #0e20effc
 import argparse
@@ -269,6 +269,45 @@ def write_figure(
         fig.savefig(tmp, metadata=metadata)
         os.replace(tmp, folder / f"{name}.{ending}")
     write_text(folder / f"{name}.md", caption.strip() + "\n")
+
+# %% ../nbs/07_report.ipynb #bafc8e88
+from .params import choose
+
+
+def geometric_mean(
+    values: np.ndarray,  # (n,), above 0
+) -> tuple[float, float, float]:  # mean, low, high; one value has no interval, only NaN
+    "Geometric mean and its 95 % interval, of Student's t on the logarithms."
+    logs, n = np.log(np.asarray(values, dtype=np.float64)), len(values)
+    half = stats.t.ppf(0.975, n - 1) * logs.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return tuple(np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]).tolist())
+
+
+def step_ratio(
+    frame: pd.DataFrame,  # one dataset's steps/<dataset>.csv: loss, round, seconds_per_step
+    loss: str,
+    baseline: str = "ce",
+    column: str = "seconds_per_step",  # or "cpu_seconds_per_step"
+) -> tuple[float, float, float]:  # ratio, low, high
+    "How much longer a training step takes with `loss` than with `baseline`, with the 95 % interval over rounds."
+    seconds = frame.pivot(index="round", columns="loss", values=column)
+    for name in (loss, baseline):
+        choose(name, seconds.columns, "loss among the measured steps")
+    return geometric_mean(seconds[loss] / seconds[baseline])
+
+# %% ../nbs/07_report.ipynb #e7128b89
+def gradient_slope(
+    frame: pd.DataFrame,  # one measurement of gradients/<dataset>.csv: class, norm, share
+) -> tuple[float, float, float]:  # slope, low, high; all NaN for fewer than 3 classes
+    "Slope of log `norm` against log `share` over the classes that were seen, with its 95 % interval."
+    if frame["class"].duplicated().any():
+        raise ValueError("a class is there twice: pass one measurement, of one when, trained_with and weight")
+    seen = frame[(frame["norm"] > 0) & (frame["share"] > 0)]
+    if len(seen) < 3 or seen["share"].nunique() == 1:
+        return np.nan, np.nan, np.nan
+    fit = stats.linregress(np.log(seen["share"]), np.log(seen["norm"]))
+    half = stats.t.ppf(0.975, len(seen) - 2) * fit.stderr
+    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
 
 # %% ../nbs/07_report.ipynb #7854f388
 def prediction_interval(
