@@ -243,11 +243,12 @@ def latex_table(
     name: str,  # of the label
     caption: str,
 ) -> str:
-    "A table as LaTeX, no wider than the text. It needs array, booktabs and graphicx."
+    "A table as LaTeX, no wider or higher than the text. It needs array, booktabs and graphicx."
     if "dataset" in shown and shown["dataset"].nunique() > 1:
         each = shown.groupby("dataset", sort=False)
         return "".join(latex_table(rows.drop(columns="dataset"), f"{name}-{key}", f"{caption} Dataset: {key}.")
                        for key, rows in each)  # fmt: skip
+    caption = re.sub(r"^Table \w+: ", "", caption)  # LaTeX numbers tables itself
     # the lines of "value [low, high] (paper number, difference)"
     parts = shown.map(lambda text: re.split(r" (?=[\[(])|(?<=,) (?=[^ ,]+\)$)", text))
     prose = {column: max(len(line) for cell in parts[column] for line in cell) > 24 for column in shown}
@@ -256,11 +257,13 @@ def latex_table(
     style = pd.DataFrame(cells).style.hide(axis="index")
     style = style.format_index(lambda heading: latex_lines(heading.split(" ", 1)), axis=1)
     columns = "".join(r">{\raggedright\arraybackslash}p{11em}" if prose[column] else "l" for column in shown)
-    tabular = style.to_latex(hrules=True, column_format=columns).strip().replace(" \\\\\n", " \\\\ \\addlinespace\n")
+    tabular = style.to_latex(hrules=True, column_format=columns).strip()
+    tabular = tabular.replace(" \\\\\n", " \\\\ \\addlinespace[2pt]\n")
     return "\n".join([
         r"\begin{table*}", r"\centering", rf"\caption{{{latex_text(caption)}}}", rf"\label{{tab:{name}}}",
         r"\footnotesize\setlength{\tabcolsep}{3pt}",
-        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{" + tabular + "}", r"\end{table*}", "",
+        r"\resizebox*{!}{\ifdim\totalheight>.85\textheight .85\textheight\else\totalheight\fi}{"
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{" + tabular + "}}", r"\end{table*}", "",
     ])  # fmt: skip
 
 # %% ../nbs/07_report.ipynb #2cce22e7

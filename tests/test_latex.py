@@ -20,7 +20,7 @@ DOCUMENT = r"""\documentclass{article}
 
 
 def compile_tables(folder, files):
-    "Set the .tex `files` in one article: what pdflatex logs, and the text of the PDF if pdftotext is there."
+    "Set the .tex `files` in one article, a page each: what pdflatex logs."
     inputs = "\n".join(rf"\input{{{file}}}\clearpage" for file in files)
     write_text(folder / "article.tex", DOCUMENT % inputs)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
@@ -56,26 +56,39 @@ def test_wide_tables_and_tables_of_prose_compile_and_fit(tmp_path):
     }  # fmt: skip
     tables = {
         "table1": wide(models=["segnet"]), "table2": wide(), "paper2": wide(["oxford_pet", "cityscapes", "nyuv2"]),
+        "high": wide(models=["segnet"] * 4)[["loss", "mIoU_0 − ce", "mIoU_1 − ce"]],
         "claims": pd.DataFrame([claims] * 14), "small": pd.DataFrame({"loss": ["ce"], "mIoU": ["**35.3**"]}),
     }  # fmt: skip
     for name, shown in tables.items():
         write_text(tmp_path / f"{name}.tex", latex_table(shown, name, "In %, [95 % interval]; `unet++`_x & \\ < 1."))
+    # the prose is in columns that break lines, the values are not
+    assert (tmp_path / "claims.tex").read_text().count("p{") == 4
+    assert "p{" not in (tmp_path / "table1.tex").read_text()
     log = compile_tables(tmp_path, tables)
     assert [points for points in misfits(log) if points > 2] == []
-    assert "Reference" not in log and "multiply" not in log
+    assert "multiply defined" not in log
 
 
-def test_a_table_that_fits_is_not_scaled(tmp_path):
-    write_text(tmp_path / "small.tex", latex_table(pd.DataFrame({"loss": ["ce"], "mIoU": ["35.3"]}), "small", "Small."))
-    measure = r"\let\old\resizebox\renewcommand{\resizebox}[3]{\old{#1}{#2}{#3}\sbox0{#3}\typeout{was \the\wd0}" \
-              r"\sbox0{\old{#1}{#2}{#3}}\typeout{is \the\wd0}}"  # fmt: skip
-    write_text(tmp_path / "measured.tex", measure + "\n" + r"\input{small}")
+@pytest.mark.parametrize(("rows", "columns", "scaled"), [(1, 1, ""), (1, 9, "width"), (28, 1, "height")])
+def test_only_a_table_that_does_not_fit_is_scaled(tmp_path, rows, columns, scaled):
+    shown = wide(models=["segnet"] * 4)[:rows].iloc[:, 2 : 3 + columns]
+    tex = latex_table(shown, "measured", "Measured.")
+    size, box = re.search(r"(\\footnotesize.*)\n([\s\S]*)\n\\end\{table\*\}", tex).groups()
+    tabular = re.search(r"\\begin\{tabular\}[\s\S]*\\end\{tabular\}(?=\}\})", box)[0]
+    lengths = (
+        r"\the\wd0/\the\wd2/\the\textwidth/\the\dimexpr\ht0+\dp0\relax/\the\dimexpr\ht2+\dp2\relax/\the\textheight"
+    )
+    write_text(tmp_path / "measured.tex", rf"{size}\sbox0{{{tabular}}}\sbox2{{{box}}}\typeout{{lengths {lengths}}}x")
     log = compile_tables(tmp_path, ["measured"])
-    assert re.search(r"was ([\d.]+pt)", log)[1] == re.search(r"is ([\d.]+pt)", log)[1]
+    lengths = re.search(r"lengths " + "/".join([r"([\d.]+)pt"] * 6), log).groups()
+    wide_before, wide_after, width, high_before, high_after, height = map(float, lengths)
+    assert (wide_before > width, high_before > 0.85 * height) == (scaled == "width", scaled == "height")
+    factor = {"": 1, "width": width / wide_before, "height": 0.85 * height / high_before}[scaled]
+    assert (wide_after, high_after) == pytest.approx((factor * wide_before, factor * high_before), rel=0.001)
 
 
 def test_a_dataset_is_a_float_of_its_own():
-    tex = latex_table(wide(["oxford_pet", "nyuv2"]), "table2", "Models.")
+    tex = latex_table(wide(["oxford_pet", "nyuv2"]), "table2", "Table 2: Models.")
     assert tex.count(r"\begin{table*}") == 2
     assert r"\label{tab:table2-oxford_pet}" in tex and r"\caption{Models. Dataset: oxford\_pet.}" in tex
 
