@@ -504,7 +504,9 @@ def prediction_grid(
     scenes: Scenes,
     runs: dict[str, str],  # title of a row -> run
 ) -> plt.Figure:
-    "Images, labels and what each run sees in them, with its mIoU in %, the best of a column bold."
+    "Images, labels, what each run sees and its mIoU in %, the best of a column bold. `ValueError` without runs."
+    if not runs:
+        raise ValueError("no run to show: none of the losses of this figure is in the tables of the params.yaml")
     shown = {"image": scenes.images, "label": None if scenes.labels is None else scenes.palette[scenes.labels]}
     shown |= {title: scenes.palette[scenes.of("classes", run)] for title, run in runs.items()}
     miou = {title: 100 * scenes.of("miou", run) for title, run in runs.items()}
