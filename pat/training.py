@@ -311,13 +311,15 @@ def write_outcome(
     folder: str | Path,  # results/<profile>
     smoke: bool = False,  # a run of seconds, not a result
 ) -> None:
-    "Write the files of one run. The JSON comes last: where it is, the others are."
+    "Write the files of one run. The JSON with everything comes last: where it is, the others are."
     folder, run = Path(folder), outcome["result"]["settings"]["run"]
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     np.savez_compressed(folder / "runs" / f"{run}.npz", counts=outcome["counts"])
     pd.DataFrame(outcome["history"]).to_csv(folder / "runs" / f"{run}.csv", index=False)
     write_json(folder / "costs" / f"{run}.json", outcome["cost"])
     result = {"smoke": smoke, **outcome["result"]}
+    shown = ("miou", "miou_tail", "miou_head", "pixel_accuracy", "dice_error")
+    write_json(folder / "scores" / f"{run}.json", without_nan({key: result["test"][key] for key in shown}))
     write_json(folder / "runs" / f"{run}.json", without_nan(result))
 
 # %% ../nbs/05_training.ipynb #cc5fa815
@@ -336,7 +338,7 @@ def check_params(
     for run in params["runs"]:
         run_settings(params, run)
     if params["runs"] != grid_runs(params):
-        raise ValueError(f"runs of {file} are not those of its tables and seeds: `python -m pat.params {file}` writes them")
+        raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
     return params
 
 

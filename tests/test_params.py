@@ -5,7 +5,18 @@ import re
 import pytest
 import yaml
 
-from pat.params import ROOT, SECTIONS, arrived, choose, load_params, profile_file, run_settings
+from pat.params import (
+    ROOT,
+    SECTIONS,
+    arrived,
+    choose,
+    grid_runs,
+    load_params,
+    main,
+    profile_file,
+    run_settings,
+    write_runs,
+)  # fmt: skip
 
 PARAMS = {
     "profile": "tiny",
@@ -17,9 +28,10 @@ PARAMS = {
     "losses": {"ce": {"name": "ce"}, "soft": {"name": "pat", "beta": "exponential", "kappa": 3}},
     "runs": {
         "a": {"dataset": "streets", "model": "unet", "loss": "ce", "seed": 1},
-        "b": {"dataset": "camvid", "model": "segnet", "loss": "soft", "seed": 2, "kappa": 5, "alpha": 0.25},
+        "b": {"dataset": "camvid", "model": "segnet", "loss": "soft", "seed": 2},
     },
     "tables": {},
+    "seeds": [0, 1],
 }
 
 
@@ -127,11 +139,11 @@ def test_run_settings_join_run_and_loss():
     }  # fmt: skip
 
 
-def test_options_of_a_run_are_those_of_its_loss_changed():
-    before = yaml.safe_dump(PARAMS)
-    settings = run_settings(PARAMS, "b")
-    assert settings["loss_options"] == {"name": "pat", "beta": "exponential", "kappa": 5, "alpha": 0.25}
-    assert yaml.safe_dump(PARAMS) == before  # nothing is taken out of the parameters
+def test_a_run_has_no_options_of_its_own():
+    entry = {"dataset": "camvid", "model": "segnet", "loss": "soft", "seed": 2, "kappa": 5}
+    message = r"unknown key of run 'x' in profiles/tiny/params.yaml 'kappa'.*There are: dataset, model, loss, seed"
+    with pytest.raises(ValueError, match=message):
+        run_settings(PARAMS | {"runs": {"x": entry}}, "x")
 
 
 @pytest.mark.parametrize(
@@ -163,6 +175,93 @@ def test_unknown_run():
     message = r"unknown run of profiles/tiny/params.yaml 'street-ce'\. Did you mean 'streets-ce'"
     with pytest.raises(ValueError, match=message):
         run_settings(params, "street-ce")
+
+
+# --- the grid
+
+TABLES = {
+    "table1": {"models": ["segnet"], "losses": ["ce", "soft"]},
+    "table3": {"models": ["segnet", "unet"], "losses": ["soft"], "seeds": [0, 3]},
+}
+
+
+def test_the_tables_are_the_grid_and_a_shared_run_is_one_run():
+    runs = grid_runs(PARAMS | {"tables": TABLES, "runs": {}})
+    assert list(runs) == [
+        "streets-segnet-ce", "streets-segnet-soft", "camvid-segnet-ce", "camvid-segnet-soft",
+        "streets-segnet-ce-1", "streets-segnet-soft-1", "camvid-segnet-ce-1", "camvid-segnet-soft-1",
+        "streets-unet-soft", "camvid-unet-soft",
+        "streets-segnet-soft-3", "streets-unet-soft-3", "camvid-segnet-soft-3", "camvid-unet-soft-3",
+    ]  # fmt: skip
+    assert runs["camvid-unet-soft-3"] == {"dataset": "camvid", "model": "unet", "loss": "soft", "seed": 3}
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (
+            {"models": ["unte"], "losses": ["ce"]},
+            r"unknown entry of models of table 't' .* 'unte'\. Did you mean 'unet'",
+        ),
+        ({"models": ["unet"], "losses": ["sofft"]}, r"unknown entry of losses of table 't' .*\. Did you mean 'soft'"),
+        ({"models": ["unet"]}, r"losses of table 't' in .* is None, expected a list of names"),
+        ({"models": "unet", "losses": ["ce"]}, r"models of table 't' in .* is 'unet', expected a list of names"),
+        ({"models": ["unet"], "loses": ["ce"]}, r"unknown key of table 't' in .* 'loses'\. Did you mean 'losses'"),
+        ({"models": ["unet"], "losses": ["ce"], "seeds": []}, r"seeds of table 't' in .* is \[\], expected a list"),
+        ({"models": ["unet"], "losses": ["ce"], "seeds": [1, 1]}, r"is \[1, 1\], expected a list of different whole"),
+        ({"models": ["unet"], "losses": ["ce"], "seeds": [0.5]}, r"an entry of seeds of table 't' .* is 0.5, expected"),
+    ],
+)
+def test_a_grid_that_cannot_be(table, message):
+    with pytest.raises(ValueError, match=message):
+        grid_runs(PARAMS | {"tables": {"t": table}})
+
+
+def test_two_runs_of_one_name_are_refused():
+    losses = {"ce": {"name": "ce"}, "ce-1": {"name": "ce"}}
+    table = {"models": ["unet"], "losses": ["ce", "ce-1"]}
+    with pytest.raises(ValueError, match=r"would both be run 'streets-unet-ce-1' of .*: rename one of them"):
+        grid_runs(PARAMS | {"losses": losses, "tables": {"t": table}})
+
+
+@pytest.mark.parametrize("seeds", [0, [], None, [0, -1], ["0"], [True]])
+def test_seeds_that_are_none(write, seeds):
+    file = write(seeds=seeds) if seeds is not None else write()
+    if seeds is None:
+        file.write_text(file.read_text().replace("seeds:\n- 0\n- 1\n", "seeds:\n"))
+    with pytest.raises(ValueError, match=r"seeds of .*params.yaml is"):
+        load_params(file)
+
+
+def test_writing_the_runs_leaves_everything_else(write):
+    file = write(tables=TABLES)
+    text = "# a comment\n" + file.read_text() + "# the end\n"
+    file.write_text(re.sub(r"(?m)^tables:", "# the grid\ntables:", text))
+    before = file.read_text()
+    runs = write_runs(file)
+    assert load_params(file)["runs"] == runs == grid_runs(load_params(file)) and len(runs) == 14
+    section = r"(?ms)^runs:.*?(?=^[a-z#])"
+    assert re.sub(section, "", file.read_text()) == re.sub(section, "", before)
+    once = file.read_text()
+    write_runs(file)
+    assert file.read_text() == once and not [*file.parent.glob("*.tmp")]
+
+
+@pytest.mark.parametrize("empty", ["runs: {}\n", "runs:\n  old: {dataset: a}\n\n  older: {dataset: b}\n"])
+def test_runs_at_the_end_of_the_file(write, empty):
+    file = write(tables=TABLES, runs=None)
+    file.write_text(file.read_text() + empty)
+    assert len(write_runs(file)) == 14 and load_params(file)["runs"] == grid_runs(load_params(file))
+
+
+def test_a_wrong_grid_writes_nothing(write, capsys):
+    file = write(tables={"t": {"models": ["unte"], "losses": ["ce"]}})
+    before = file.read_text()
+    with pytest.raises(SystemExit, match="error: unknown entry of models"):
+        main([str(file)])
+    assert file.read_text() == before
+    main([str(write(tables=TABLES))])
+    assert capsys.readouterr().out.endswith("params.yaml: 14 runs\n")
 
 
 # --- arrived

@@ -361,10 +361,13 @@ def test_written_files_hold_the_outcome(outcome, tmp_path):
     write_outcome(outcome, tmp_path, smoke=True)
     run = "tiny-segnet-ce"
     files = sorted(file.relative_to(tmp_path).as_posix() for file in tmp_path.rglob("*") if file.is_file())
-    assert files == [f"costs/{run}.json", f"runs/{run}.csv", f"runs/{run}.json", f"runs/{run}.npz"]
+    kinds = [f"costs/{run}.json", *(f"runs/{run}.{kind}" for kind in ("csv", "json", "npz")), f"scores/{run}.json"]
+    assert files == kinds
     written = json.loads((tmp_path / "runs" / f"{run}.json").read_text())
     assert written == {"smoke": True, **without_nan(outcome["result"])}
     assert json.loads((tmp_path / "costs" / f"{run}.json").read_text()) == outcome["cost"]
+    scores = json.loads((tmp_path / "scores" / f"{run}.json").read_text())
+    assert len(scores) == 5 and all(written["test"][key] == score for key, score in scores.items())
     history = pd.read_csv(tmp_path / "runs" / f"{run}.csv")
     pd.testing.assert_frame_equal(history, pd.DataFrame(outcome["history"]), rtol=1e-12)
     with np.load(tmp_path / "runs" / f"{run}.npz") as arrays:
