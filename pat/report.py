@@ -6,13 +6,15 @@
 __all__ = ['SCORES', 'PLAIN', 'PAPER', 'HEADINGS', 'LOWER_IS_BETTER', 'load_result', 'load_dataset', 'paper_values',
            'table_groups', 'row_cells', 'table_cells', 'table_values', 'with_paper', 'readable', 'options_text',
            'setting', 'in_words', 'write_text', 'latex_text', 'write_table', 'figure_style', 'write_figure',
-           'prediction_interval', 'compare', 'main']
+           'geometric_mean', 'step_ratio', 'gradient_slope', 'prediction_interval', 'compare', 'main', 'first_runs',
+           'class_order', 'Scenes', 'load_scenes', 'draw_picture', 'class_legend', 'missing', 'prediction_grid']
 
 # %% ../nbs/07_report.ipynb #0e20effc
 import argparse
 import json
 import os
 import re
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -22,6 +24,7 @@ import pandas as pd
 import seaborn as sns
 from scipy import stats
 
+from .datasets import load_prepared
 from .metrics import fine_grained, frequency_groups
 from .params import ROOT, profile_file
 from .stats import bootstrap_fine_grained, bootstrap_miou, interval
@@ -267,6 +270,45 @@ def write_figure(
         os.replace(tmp, folder / f"{name}.{ending}")
     write_text(folder / f"{name}.md", caption.strip() + "\n")
 
+# %% ../nbs/07_report.ipynb #bafc8e88
+from .params import choose
+
+
+def geometric_mean(
+    values: np.ndarray,  # (n,), above 0
+) -> tuple[float, float, float]:  # mean, low, high; one value has no interval, only NaN
+    "Geometric mean and its 95 % interval, of Student's t on the logarithms."
+    logs, n = np.log(np.asarray(values, dtype=np.float64)), len(values)
+    half = stats.t.ppf(0.975, n - 1) * logs.std(ddof=1) / np.sqrt(n) if n > 1 else np.nan
+    return tuple(np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]).tolist())
+
+
+def step_ratio(
+    frame: pd.DataFrame,  # one dataset's steps/<dataset>.csv: loss, round, seconds_per_step
+    loss: str,
+    baseline: str = "ce",
+    column: str = "seconds_per_step",  # or "cpu_seconds_per_step"
+) -> tuple[float, float, float]:  # ratio, low, high
+    "How much longer a training step takes with `loss` than with `baseline`, with the 95 % interval over rounds."
+    seconds = frame.pivot(index="round", columns="loss", values=column)
+    for name in (loss, baseline):
+        choose(name, seconds.columns, "loss among the measured steps")
+    return geometric_mean(seconds[loss] / seconds[baseline])
+
+# %% ../nbs/07_report.ipynb #e7128b89
+def gradient_slope(
+    frame: pd.DataFrame,  # one measurement of gradients/<dataset>.csv: class, norm, share
+) -> tuple[float, float, float]:  # slope, low, high; all NaN for fewer than 3 classes
+    "Slope of log `norm` against log `share` over the classes that were seen, with its 95 % interval."
+    if frame["class"].duplicated().any():
+        raise ValueError("a class is there twice: pass one measurement, of one when, trained_with and weight")
+    seen = frame[(frame["norm"] > 0) & (frame["share"] > 0)]
+    if len(seen) < 3 or seen["share"].nunique() == 1:
+        return np.nan, np.nan, np.nan
+    fit = stats.linregress(np.log(seen["share"]), np.log(seen["norm"]))
+    half = stats.t.ppf(0.975, len(seen) - 2) * fit.stderr
+    return float(fit.slope), float(fit.slope - half), float(fit.slope + half)
+
 # %% ../nbs/07_report.ipynb #7854f388
 def prediction_interval(
     values: list[float],  # one per seed
@@ -313,3 +355,125 @@ def main(argv: list[str] | None = None) -> None:
 # %% ../nbs/07_report.ipynb #2166d616
 if __name__ == "__main__" and "__file__" in globals():  # a script, not a notebook
     main()
+
+# %% ../nbs/07_report.ipynb #f1c00002
+def first_runs(
+    params: dict,  # of `load_params`
+    dataset: str,
+) -> dict[tuple[str, str], str]:  # (model, loss) -> run
+    "The runs of a dataset with the profile's first seed."
+    wanted = {"dataset": dataset, "seed": params["seeds"][0]}
+    return {(run["model"], run["loss"]): name for name, run in params["runs"].items() if run | wanted == run}
+
+# %% ../nbs/07_report.ipynb #f1c00005
+def class_order(
+    label: np.ndarray,  # (H, W)
+    ignore_index: int = 255,
+) -> np.ndarray:  # (N,) positions in the flat label map
+    "The labelled pixels, sorted by class."
+    flat = label.ravel()
+    order = np.argsort(flat, kind="stable")
+    return order[flat[order] != ignore_index]
+
+# %% ../nbs/07_report.ipynb #f1c00007
+@dataclass
+class Scenes:
+    "A few test images of a dataset: what the models saw, and the pixels if they are here."
+
+    names: list[str]  # (C,) of the classes
+    palette: np.ndarray  # (256, 3) uint8: colour of each class, black for the rest
+    ignore_index: int
+    predictions: dict[str, np.ndarray]  # what predict.ipynb wrote
+    images: np.ndarray | None  # (K, H, W, 3) uint8
+    labels: np.ndarray | None  # (K, H, W) uint8
+
+    def of(self, what: str, run: str) -> np.ndarray:
+        "classes (K, H, W), miou (K,) or logits (N, C) of a run. `ValueError` names a run that has none."
+        if f"{what}/{run}" not in self.predictions:
+            raise ValueError(f"the predictions hold no {what} of run {run!r}: run the stage predict again")
+        return self.predictions[f"{what}/{run}"]
+
+
+def load_scenes(
+    folder: str | Path,  # results/<profile>
+    cache: str | Path,  # cache/<profile>
+    name: str,  # of the dataset
+) -> Scenes:
+    "The scenes of a dataset. Errors name a file that is missing, or that does not fit the cache."
+    file = Path(folder) / "predictions" / f"{name}.npz"
+    if not file.is_file():
+        raise FileNotFoundError(f"dataset {name!r} has no predictions ({file}): the stage predict@{name} makes them")
+    with np.load(file) as arrays:
+        predictions = dict(arrays)
+    dataset, images, labels = load_dataset(folder, name), None, None
+    if (Path(cache) / name / "meta.json").is_file():
+        data = load_prepared(Path(cache) / name)
+        if predictions["source"].tolist() != [data.meta["source_sha256"], str(data.labels.shape)]:
+            raise ValueError(f"{file} is not of the images in {cache}/{name}: run the stage predict@{name} again")
+        images, labels = data.images[predictions["images"]], data.labels[predictions["images"]]
+    palette = np.zeros((256, 3), np.uint8)
+    palette[: len(dataset["colours"])] = dataset["colours"]
+    return Scenes(dataset["names"], palette, dataset["ignore_index"], predictions, images, labels)
+
+# %% ../nbs/07_report.ipynb #f1c00009
+def draw_picture(
+    ax: plt.Axes,
+    pixels: np.ndarray | None,  # what `imshow` takes; None for what is not here
+    shape: tuple[int, int],  # (H, W) of what is not here
+    **options,  # of `imshow`
+):  # the image that `imshow` returns
+    "An image without axes; grey, and the reason, where it is not in the repository."
+    ax.set(xticks=[], yticks=[])
+    ax.grid(False)
+    if pixels is None:
+        ax.text(0.5, 0.5, "image not in\nthe repository", transform=ax.transAxes, ha="center", va="center", size=6)
+        pixels, options = np.full((*shape, 3), 215, np.uint8), {}
+    return ax.imshow(pixels, interpolation="nearest", **options)
+
+
+def class_legend(
+    fig: plt.Figure,
+    scenes: Scenes,
+    **options,  # of `Figure.legend`
+) -> None:
+    "The colour of each class; and black, where something has no label."
+    names, colours = list(scenes.names), list(scenes.palette[: len(scenes.names)])
+    if scenes.labels is not None and (scenes.labels == scenes.ignore_index).any():
+        names, colours = [*names, "no label"], [*colours, scenes.palette[scenes.ignore_index]]
+    patches = [plt.Rectangle((0, 0), 1, 1, facecolor=c / 255, edgecolor="0.3", linewidth=0.4) for c in colours]
+    fig.legend(patches, names, handlelength=1, handleheight=1, fontsize=7, **options)
+
+# %% ../nbs/07_report.ipynb #f1c0000a
+def missing(
+    params: dict,  # of `load_params`
+    dataset: str,
+    figure: str,  # name of its stage
+) -> str:  # Markdown
+    "What to do about a picture that is not in the repository, for the caption."
+    source, file = params["datasets"][dataset]["format"], Path(params["params_file"]).with_name("dvc.yaml")
+    get = "dvc pull data.dvc" if source == "folder" else f"python -m pat.fetch {source}"
+    steps = [get, f"dvc repro {file}:prepare@{dataset}", f"dvc repro -f -s {file}:{figure}"]
+    return f"The images are not in the repository: {', '.join(f'`{step}`' for step in steps)} put them in their places."
+
+# %% ../nbs/07_report.ipynb #f1c0000d
+def prediction_grid(
+    scenes: Scenes,
+    runs: dict[str, str],  # title of a row -> run
+) -> plt.Figure:
+    "Images, labels and what each run sees in them, with its mIoU in %, the best of a column bold."
+    shown = {"image": scenes.images, "label": None if scenes.labels is None else scenes.palette[scenes.labels]}
+    shown |= {title: scenes.palette[scenes.of("classes", run)] for title, run in runs.items()}
+    miou = {title: 100 * scenes.of("miou", run) for title, run in runs.items()}
+    K, H, W = scenes.of("classes", next(iter(runs.values()))).shape
+    width = min(5 / K, 7.5 / len(shown) * W / H)  # of a picture, in inches: the page is 7 wide and 9 high
+    size = (K * width + 2, len(shown) * (width * H / W + 0.16))
+    fig, axes = plt.subplots(len(shown), K, figsize=size, squeeze=False, layout="compressed")
+    for row, (title, pictures) in zip(axes, shown.items(), strict=True):
+        row[0].set_ylabel(title, rotation=0, ha="right", va="center")
+        for k, ax in enumerate(row):
+            draw_picture(ax, None if pictures is None else pictures[k], (H, W))
+            if title in miou:
+                best = miou[title][k] == max(scores[k] for scores in miou.values())
+                ax.set_xlabel(f"{miou[title][k]:.1f}", size=6, labelpad=1.5, weight="bold" if best else "normal")
+    class_legend(fig, scenes, loc="outside right upper")
+    return fig
