@@ -123,9 +123,16 @@ def test_each_claim_is_judged_by_what_was_built_in(tmp_path, monkeypatch):
 
 
 def test_claims_that_are_false(tmp_path, monkeypatch):
-    found, _, _ = verdicts(tmp_path, monkeypatch, {"streets": 12}, slope=-0.6, ratio=1.5)
+    sound = {("streets", "bms-released"): QUALITY["bms"]}
+    found, _, oddities = verdicts(tmp_path, monkeypatch, {"streets": 12}, slope=-0.6, ratio=1.5, hot=sound)
     assert found["C5", "mask-size weight"] == "fails"
     assert found["C6", "pat-inverse"] == found["C6", "pat-exponential"] == "fails"
+    assert oddities["reproduced"][0] == "no"
+
+
+def test_intervals_that_hold_the_threshold_are_undecided(tmp_path, monkeypatch):
+    found, _, _ = verdicts(tmp_path, monkeypatch, {"streets": 12}, slope=0.25, ratio=1.1)
+    assert found["C5", "mask-size weight"] == found["C6", "pat-inverse"] == "undecided"
 
 
 def test_one_seed_decides_nothing_about_training(tmp_path, monkeypatch):
