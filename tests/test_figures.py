@@ -220,6 +220,13 @@ def test_predictions_of_other_images_are_refused(project, scenes):
         figure(4)
 
 
+def test_a_figure_without_any_of_its_runs_says_so(project):
+    predict()
+    scenes = load_scenes(project / "results/sample", project / "cache/sample", "streets")
+    with pytest.raises(ValueError, match="no run to show"):
+        prediction_grid(scenes, {})
+
+
 def test_class_order_groups_pixels_by_class_and_drops_the_unlabelled():
     rng = np.random.default_rng(0)
     label = rng.choice([0, 1, 4, 255], size=(9, 7)).astype(np.uint8)
