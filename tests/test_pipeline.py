@@ -28,11 +28,11 @@ def commands(stage):
     return [cmd] if isinstance(cmd, str) else cmd
 
 
-def run(project, *command, **env):
+def run(project, *command, timeout=400, **env):
     "Run a command in `project` with its own copy of the package. Returns the exit status and all that it printed."
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "PYTHONPATH": str(project), "PATH": path, "OMP_NUM_THREADS": "2", **env}
-    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=timeout)
     return done.returncode, done.stdout + done.stderr
 
 
