@@ -15,7 +15,7 @@ unexport PYTHONPATH
 DVC_YAML = $(if $(filter sample,$(PROFILE)),dvc.yaml,profiles/$(PROFILE)/dvc.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro test lab lock
+.PHONY: help setup repro redraw test lab lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -44,6 +44,11 @@ repro: setup  ## regenerate every table and figure (PROFILE=sample), then compar
 	@.venv/bin/dvc repro $(DVC_YAML)
 	@if [ -f tests/expected/$(PROFILE).json ]; then .venv/bin/python -m pat.report compare $(PROFILE); fi
 	@echo "[repro] open results/$(PROFILE)/report.html"
+
+DRAWN = table1 table2 table3 figure1 figure2 figure3 figure4 figure5 figure6 equations6_7 claims report
+redraw: setup  ## draw tables, figures and report again from the results that are there: no data, no training
+	@mkdir -p results/$(PROFILE)/notebooks
+	@.venv/bin/dvc repro --force --single-item $(addprefix $(DVC_YAML):,$(DRAWN))
 
 # Two notebooks or test files at a time, with threads of their own each: threads that spin while they wait would stop both.
 test: export OMP_WAIT_POLICY = passive
