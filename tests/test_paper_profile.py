@@ -32,7 +32,7 @@ def shrink(file):
         options |= {"height": options["height"] // 8, "width": options["width"] // 8}
     for options in params["models"].values():
         options["width"] = 2
-    params["train"] |= {"epochs": 1, "batch_size": 8, "threads": 1, "workers": 0}
+    params["train"] |= {"epochs": 1, "batch_size": 16, "threads": 1, "workers": 0}
     params["seeds"] = [0]
     file.write_text(yaml.safe_dump(params, sort_keys=False))
 
@@ -73,7 +73,7 @@ def project(tmp_path_factory):
         if callable(step):
             step(root)
         else:
-            status, output = run(root, *step)
+            status, output = run(root, *step, timeout=1800)  # minutes, on a machine that does nothing else
             assert status == 0, output
     return root
 
@@ -114,7 +114,7 @@ def test_it_trains_as_the_paper_does_with_its_seed_and_three_more():
 
 def outputs(root):
     "Every output of every stage of the profile, as DVC knows them."
-    stages = Repo(root).stage.collect(f"{FOLDER}/dvc.yaml")
+    stages = Repo(root).stage.collect(str(root / FOLDER / "dvc.yaml"))
     return {stage.addressing: [Path(out.fs_path) for out in stage.outs] for stage in stages}
 
 
