@@ -91,7 +91,7 @@ def test_predictions_are_what_the_models_see(project, scenes):
     with np.load(project / "results/sample/predictions/streets.npz") as arrays:
         stored = dict(arrays)
     test = scenes.meta["splits"]["test"]
-    assert sorted(stored["images"]) == sorted(test) and len(test) == 2        # fewer than four: all
+    assert sorted(stored["images"]) == sorted(test) and len(test) == 2  # fewer than four: all
     runs = first_runs(PARAMS | {"runs": params.grid_runs(PARAMS)}, "streets")
     assert len(runs) == 6 and {key.split("/")[1] for key in stored if "/" in key} == set(runs.values())
     for (name, _), run in runs.items():

@@ -408,8 +408,9 @@ GOOD = {
     "models": {"segnet": {"name": "segnet"}, "unet": {"name": "unet", "levels": 3, "width": 4}},
     "train": {"epochs": 1, "batch_size": 4},
     "losses": {"ce": {"name": "ce"}, "soft": {"name": "pat", "beta": "exponential"}},
-    "runs": {"one": {"dataset": "scenes", "model": "unet", "loss": "ce", "seed": 0}},
-    "tables": {},
+    "runs": {"scenes-unet-ce": {"dataset": "scenes", "model": "unet", "loss": "ce", "seed": 0}},
+    "tables": {"table1": {"models": ["unet"], "losses": ["ce"]}},
+    "seeds": [0],
 }
 
 
@@ -419,7 +420,7 @@ def params_file(tmp_path, section="profile", value="tiny"):
     return file
 
 
-ONE = GOOD["runs"]["one"]
+ONE = GOOD["runs"]["scenes-unet-ce"]
 
 
 @pytest.mark.parametrize(
@@ -461,7 +462,7 @@ ONE = GOOD["runs"]["one"]
         (
             "runs",
             {"one": ONE | {"loss": "soft", "kapa": 1}},
-            r"run 'one' in .*params\.yaml: unknown option of loss 'pat' 'kapa'\. Did you mean 'kappa'\?",
+            r"unknown key of run 'one' in .*params\.yaml 'kapa'",
         ),
         (
             "losses",
@@ -476,7 +477,8 @@ ONE = GOOD["runs"]["one"]
         ("runs", {"one.two": ONE}, r"runs of .*params\.yaml has the name 'one\.two', expected letters"),
         ("runs", {1: ONE}, r"runs of .*params\.yaml has the name 1, expected letters"),
         ("runs", None, r"runs of .*params\.yaml is None, expected `name: \{key: value\}` entries"),
-        ("runs", {"one": ONE | {"seed": "x"}}, r"seed of run 'one' in .*params\.yaml is 'x', expected a whole number"),
+        ("runs", {"scenes-unet-ce": ONE | {"seed": 1}}, r"are not those of its tables: `python -m pat\.params "),
+        ("seeds", ["x"], r"an entry of seeds of .*params\.yaml is 'x', expected a whole number"),
         ("datasets", {"scenes": {"format": "folder"}}, r"no height, path, split, width of dataset 'scenes' in"),
         (
             "datasets",
@@ -504,7 +506,7 @@ ONE = GOOD["runs"]["one"]
             {"table1": {"models": ["unet"], "losses": ["sof"]}},
             r"unknown entry of losses of table 'table1' .* Did you mean 'soft'\?",
         ),
-        ("tables", {"table1": {"losses": ["ce"]}}, r"unknown entry of models of table 'table1' in .*params\.yaml None"),
+        ("tables", {"table1": {"losses": ["ce"]}}, r"models of table 'table1' in .* is None, expected a list"),
         ("losess", {}, r"unknown section of .*params\.yaml 'losess'\. Did you mean 'losses'\?"),
     ],
 )
