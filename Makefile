@@ -56,7 +56,8 @@ test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
 	@echo "[test] notebooks"
 	@.venv/bin/nbdev_test --n_workers 2
 	@echo "[test] tests/"
-	@.venv/bin/python -m pytest -n 2 --dist loadfile
+	@# the file that takes longest first: the other process does the rest meanwhile
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_paper_profile.py tests
 
 lab: setup  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir nbs
