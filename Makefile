@@ -50,6 +50,7 @@ redraw: setup  ## draw tables, figures and report again from the results that ar
 	@mkdir -p results/$(PROFILE)/notebooks
 	@.venv/bin/dvc repro --force --single-item $(addprefix $(DVC_YAML):,$(DRAWN))
 
+LONGEST = tests/test_paper_profile.py
 # Two notebooks or test files at a time, with threads of their own each: threads that spin while they wait would stop both.
 test: export OMP_WAIT_POLICY = passive
 test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
@@ -57,7 +58,7 @@ test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
 	@.venv/bin/nbdev_test --n_workers 2
 	@echo "[test] tests/"
 	@# the file that takes longest first: the other process does the rest meanwhile
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests/test_paper_profile.py tests
+	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 
 lab: setup  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir nbs
