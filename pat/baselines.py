@@ -202,7 +202,8 @@ def shaped_noise(
     noise: str = "gaussian",  # "gaussian", "uniform" or "xavier"
 ) -> Tensor:  # z plus |clamp(noise, -1, 1)| times size
     "Perturbed logits, from torch's global generator."
-    delta = torch.empty_like(z, requires_grad=False)
+    # contiguous: the same noise in any layout; torch fills others many times slower
+    delta = torch.empty_like(z, requires_grad=False, memory_format=torch.contiguous_format)
     if noise == "gaussian":
         delta.normal_(0, sigma)
     elif noise == "uniform":

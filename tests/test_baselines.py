@@ -663,6 +663,14 @@ def test_a_blv_of_classes_as_common_as_each_other_shakes_them_alike():
     assert_same(make("blv", counts), make("ce"), *a_batch(1))  # max f is 0
 
 
+@pytest.mark.parametrize("noise", ["gaussian", "uniform", "xavier"])
+def test_the_noise_does_not_depend_on_the_memory_layout(noise):
+    logits, target = a_batch()
+    loss = make("blv", noise=noise)
+    values = [value_and_grad(loss, z, target)[0] for z in (logits, logits.contiguous(memory_format=torch.channels_last))]
+    torch.testing.assert_close(*values)
+
+
 class PlusOne:
     "Cross-entropy with 1 more for the logits of some classes."
 
