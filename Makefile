@@ -58,7 +58,7 @@ test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
 	@.venv/bin/nbdev_test --n_workers 2
 	@echo "[test] tests/"
 	@# the file that takes longest first: the other process does the rest meanwhile
-	@.venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
+	@.venv/bin/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
 
 lab: setup  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir nbs

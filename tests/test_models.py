@@ -154,6 +154,24 @@ def test_a_gate_by_hand():
         torch.testing.assert_close(gate(x, torch.full((1, 1, 1, 1), g)), expected)
 
 
+@pytest.mark.parametrize("size", [(6, 8), (5, 7), (1, 1)])
+def test_a_gate_strides_by_two(size):
+    "The pixels that it leaves out are those of a convolution with stride 2, in NCHW, whose kernel is sound."
+    gate, x, g = AttentionGate(4, 8), torch.randn(2, 4, *size), torch.randn(2, 8, *[-(-n // 2) for n in size])
+    strided = F.conv2d(x, gate.w_x.weight, stride=2)
+    alpha = gate.psi(F.relu(strided + gate.w_g(g))).sigmoid()
+    expected = x * F.interpolate(alpha, size=size, mode="bilinear")
+    torch.testing.assert_close(gate(x.contiguous(memory_format=torch.channels_last), g), expected)
+
+
+@all_kinds
+def test_no_narrow_layer_has_a_kernel_that_corrupts_memory(kind):
+    "torch 2.14, AVX2: the backward pass of a 1x1 convolution with stride 2 of fewer than 8 channels_last channels."
+    for module in build(kind, width=2).modules():
+        if isinstance(module, torch.nn.Conv2d) and module.kernel_size == (1, 1):
+            assert module.stride == (1, 1), module
+
+
 def test_open_gates_make_a_unet():
     unet, gated = trained("unet"), trained("attunet")
     missing, unexpected = gated.load_state_dict(unet.state_dict(), strict=False)
