@@ -764,7 +764,7 @@ def test_an_image_in_two_splits_is_refused(tmp_path):
 
 def test_no_picture_of_a_fetched_dataset_is_in_the_notebook():
     "Their images are their owners'; a notebook that was run beside a fetched dataset must not be committed."
-    cells = json.loads((ROOT / "nbs/03_datasets.ipynb").read_text())["cells"]
+    cells = json.loads((ROOT / "nbs/07_datasets.ipynb").read_text())["cells"]
     sections = [cell for cell in cells if "".join(cell["source"]).startswith("show(")]
     assert len(sections) == 3
     for cell in sections:
