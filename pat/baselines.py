@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from .losses import CrossEntropyLoss, FocalLoss, PATLoss, check_target, class_sizes, confidence_weight, focal_weight
-from .losses import check_number, masked_mean, pixel_weight, weighted_nll, working_dtype
-from .params import choose
+from .losses import masked_mean, pixel_weight, weighted_nll, working_dtype
+from .params import check_number, choose
 
 # %% ../nbs/03_baselines.ipynb #38ceb1ae
 class LongTailLoss(nn.Module):
