@@ -14,29 +14,33 @@ from hypothesis import given, note
 from hypothesis import strategies as st
 from plain import minus_log_softmax as nll
 from plain import softmax
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.ops import sigmoid_focal_loss
 
-from pat.baselines import LOSSES, build_loss
+from pat.baselines import adjust_logits, build_loss, known_losses
 
 # Every option of every loss at least once away from its default. `progress` is no option: the training loop sets it.
 OPTIONS = {
     "ce": [{}],
     "focal": [{}, {"gamma": 0.5}],
-    "pat": [{}, {"beta": "exponential", "kappa": 5, "temperature": 2}],
+    "pat": [{}, {"beta": "inverse", "alpha": 1, "temperature": 2}, {"beta": "none", "alpha": None}],
     "cb": [
         {},
-        {"count": "pixels"},
+        {"count": "images"},
+        {"count": "images", "beta": 0.999},
         {"beta": 0},
         {"beta": 0.9, "gamma": 1},
         {"beta": None, "gamma": 0.5},
-        {"count": "pixels", "beta": None},
+        {"count": "pixels", "beta": 0.999},
         {"count": "pixels", "beta": 0.9999999},
     ],
-    "cb-focal": [{}, {"gamma": 0.5}, {"count": "pixels", "beta": None, "gamma": 5}, {"beta": 0.99, "gamma": 0}],
+    "cb-focal": [{}, {"gamma": 0.5}, {"count": "images", "beta": 0.999, "gamma": 5}, {"beta": 0.99, "gamma": 0}],
     "bms": [{}],
     "ldam": [
         {},
-        {"max_margin": 0, "scale": 1},
+        {"scale": 30},
+        {"max_margin": 0},
         {"max_margin": 2, "scale": 0.5},
         {"drw": 0.8},
         {"drw": 0.8, "progress": 0.79},
@@ -71,11 +75,11 @@ SMP = ("dice", "tversky", "lovasz")  # no mean over pixels
 NOISY = ("blv", "blv-released")
 # what each loss cannot do without
 NEEDS = [
-    ("cb", {}, "class_images"),
+    ("cb", {}, "class_pixels"),
     ("cb", {"count": "images"}, "class_images"),
     ("cb", {"count": "pixels"}, "class_pixels"),
-    ("cb-focal", {}, "class_images"),
-    ("cb-focal", {"count": "pixels"}, "class_pixels"),
+    ("cb-focal", {}, "class_pixels"),
+    ("cb-focal", {"count": "images"}, "class_images"),
     ("bms", {}, "class_pixels"),
     ("ldam", {}, "class_pixels"),
     ("ldam", {"drw": 0.8}, "class_images"),
@@ -131,7 +135,7 @@ def a_batch(C=4, dtype=torch.float64):
 
 
 def test_every_loss_is_tested():
-    assert set(OPTIONS) == set(LOSSES)
+    assert set(OPTIONS) == set(known_losses())
 
 
 # --- the reference: numbers and loops
@@ -157,7 +161,7 @@ def class_balanced(counts, beta):
     return [w * len(seen) / sum(seen) for w in weights]
 
 
-def pixel_cb(z, y, at, count="images", beta=0.999, gamma=0):
+def pixel_cb(z, y, at, count="pixels", beta=None, gamma=0):
     return class_balanced(at.m if count == "images" else at.n, beta)[y] * modulated(z, y, gamma)
 
 
@@ -169,7 +173,7 @@ def with_margin(z, y, margin, scale):
     return nll([scale * (v - margin * (k == y)) for k, v in enumerate(z)], y)
 
 
-def pixel_ldam(z, y, at, max_margin=0.5, scale=30, drw=None, beta=0.9999, progress=0):
+def pixel_ldam(z, y, at, max_margin=0.5, scale=1, drw=None, beta=0.9999, progress=0):
     if not at.training:
         return with_margin(z, y, 0, scale)
     largest = max(n**-0.25 for n in at.n if n > 0)
@@ -351,19 +355,19 @@ log2 = math.log(2)
 HAND = {
     # beta = 1/2, counts 1, 2, 0: 1, (1/2) / (3/4) = 2/3 and 1, over the mean of the first two 5/6; -log p = log 3
     "cb: weights 6/5, 4/5, 6/5": (
-        ("cb", {"beta": 0.5}, [9, 9, 9], [1, 2, 0]),
+        ("cb", {"beta": 0.5}, [1, 2, 0], [9, 9, 9]),
         (row([0, 0, 0], [0, 0, 0], [0, 0, 0]), labels(0, 1, 2)),
         (6 / 5 + 4 / 5 + 6 / 5) / 3 * math.log(3),
     ),
     # 1 + 3 images, beta None = 3/4: (1/4) / (1/4) = 1 and (1/4) / (1 - 27/64) = 16/37, mean 53/74
     "cb: beta from the counts": (
-        ("cb", {"beta": None}, [9, 9, 9], [1, 3, 0]),
+        ("cb", {}, [1, 3, 0], [9, 9, 9]),
         (row([0, 0, 0], [0, 0, 0]), labels(1, 255)),
         32 / 53 * math.log(3),
     ),
     # -log p = log 4, (1 - p)^2 = 9/16, the weights 1, 2/3 over their mean
     "cb-focal": (
-        ("cb-focal", {"beta": 0.5}, [9, 9, 9, 9], [1, 2, 0, 0]),
+        ("cb-focal", {"beta": 0.5}, [1, 2, 0, 0], [9, 9, 9, 9]),
         (row([0, 0, 0, 0]), labels(1)),
         4 / 5 * 9 / 16 * 2 * log2,
     ),
@@ -486,7 +490,7 @@ def test_cb_is_weighted_cross_entropy():
     def weighted(z, y):
         return F.cross_entropy(z, y, weight, ignore_index=255, reduction="sum") / (y != 255).sum()
 
-    assert_same(make("cb"), weighted, logits, target)
+    assert_same(make("cb", count="images", beta=0.999), weighted, logits, target)
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2, 5])
@@ -500,7 +504,7 @@ def test_cb_focal_is_kornias_weighted_focal_loss(gamma):
         each = kornia.focal_loss(z, y, alpha=None, gamma=gamma, weight=weight, ignore_index=255, reduction="sum")
         return each / (y != 255).sum()
 
-    assert_same(make("cb-focal", gamma=gamma), weighted, logits, target)
+    assert_same(make("cb-focal", count="images", beta=0.999, gamma=gamma), weighted, logits, target)
 
 
 def test_cb_focal_of_two_classes_is_torchvisions():
@@ -517,7 +521,7 @@ def test_cb_focal_of_two_classes_is_torchvisions():
         alpha = w[1] / sum(w)
         return sum(w) * sigmoid_focal_loss(z[:, 1] - z[:, 0], y.double(), alpha=alpha, gamma=2, reduction="mean")
 
-    assert_same(make("cb-focal", counts, counts), sigmoid, logits, target)
+    assert_same(make("cb-focal", counts, counts, beta=0.999), sigmoid, logits, target)
 
 
 @cases(*SMP)
@@ -715,7 +719,7 @@ def test_eval_is_plain_cross_entropy(name):
     logits, target = a_batch()
     for options in OPTIONS[name]:
         loss = make(name, training=False, **options)
-        scale = options.get("scale", 30) if name == "ldam" else 1
+        scale = options.get("scale", 1) if name == "ldam" else 1
         assert_same(loss, lambda z, y, scale=scale: make("ce")(scale * z, y), logits, target)
         # and back
         trained = value_and_grad(loss.train(), logits, target)[0]
@@ -992,7 +996,8 @@ def test_missing_counts(name, options, counts):
     "The message names the loss, as params.yaml or as Python calls it, and what it needs."
     others = {"class_pixels": PIXELS, "class_images": IMAGES}
     del others[counts]
-    python_name = getattr(LOSSES[name], "func", LOSSES[name]).__name__  # func: of a class with other defaults
+    known = known_losses()[name]
+    python_name = getattr(known, "func", known).__name__  # func: of a class with other defaults
     with pytest.raises(ValueError, match=rf"\b({name}|{python_name})\b.*{counts}"):
         build_loss(name, **others, **options)
     with pytest.raises(ValueError, match=r"class_(pixels|images)"):
@@ -1071,4 +1076,109 @@ def test_unknown_option_lists_what_there_is(name):
 def test_unknown_loss_lists_what_there_is():
     with pytest.raises(ValueError, match="unknown loss 'balanced'") as error:
         build_loss("balanced", class_pixels=PIXELS, class_images=IMAGES)
-    assert all(name in str(error.value) for name in LOSSES)
+    assert all(name in str(error.value) for name in known_losses())
+
+
+# --- after the training
+
+
+def test_adjusting_logits_undoes_what_the_loss_adds():
+    logits, target = a_batch()
+    trained = make("logit-adjustment", tau=1.5)
+    undone = adjust_logits(logits, PIXELS, tau=1.5)
+    expected = make("ce")(logits, target)
+    torch.testing.assert_close(trained(undone, target), expected, rtol=1e-6, atol=0)  # it keeps float32 counts
+
+
+def test_adjusted_logits_by_hand():
+    "p = 1/2, 1/4, 1/4 and shares of 8/11, 2/11, 1/11: p / share is as 1 : 2 : 4, and with tau = 1/2 the roots decide."
+    logits, counts = torch.tensor([[1 / 2, 1 / 4, 1 / 4]]).double().log(), torch.tensor([8, 2, 1])
+    torch.testing.assert_close(adjust_logits(logits, counts).softmax(1), torch.tensor([[1, 2, 4]]).double() / 7)
+    roots = torch.tensor([[8**-0.5 / 2, 2**-0.5 / 4, 1 / 4]]).double()
+    torch.testing.assert_close(adjust_logits(logits, counts, tau=0.5).softmax(1), roots / roots.sum())
+    assert torch.equal(adjust_logits(logits, counts, tau=0), logits)
+
+
+@pytest.mark.parametrize("size", [(), (5,), (2, 3), (2, 3, 2)])
+def test_adjusting_keeps_shape_and_dtype(size):
+    for dtype in (torch.float16, torch.float32, torch.float64):
+        adjusted = adjust_logits(torch.zeros(2, 4, *size, dtype=dtype), PIXELS)
+        assert adjusted.shape == (2, 4, *size) and adjusted.dtype == dtype and adjusted.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "tau", "message"),
+    [
+        (PIXELS[:3], 1, "class_pixels has 3 counts, expected one for each of 4 channels"),
+        (None, 1, "adjust_logits needs class_pixels"),
+        (-PIXELS, 1, "expected a count of 0 or more"),
+        (PIXELS, -1, "tau is -1, expected a number of at least 0"),
+    ],
+)
+def test_adjusting_with_counts_or_tau_that_cannot_be(counts, tau, message):
+    with pytest.raises(ValueError, match=message):
+        adjust_logits(torch.zeros(1, 4, 2, 2), counts, tau)
+
+
+# --- any shape, any precision, any place
+
+
+@each_name
+@pytest.mark.parametrize("size", [(), (24,), (2, 3, 4)])
+def test_any_number_of_spatial_dimensions(name, size):
+    "The pixels of an image in another arrangement, and MONAI's channel of one: the same loss."
+    logits, target = torch.randn(2, 4, *size, dtype=torch.float64), torch.randint(4, (2, *size))
+    image = logits.reshape(2, 4, -1, 1), target.reshape(2, -1, 1)
+    values = []
+    for batch in ((logits, target), (logits, target[:, None]), image):
+        seed(0)
+        values.append(make(name, **({"sigma": 1e9} if name in NOISY else {}))(*batch))
+    torch.testing.assert_close(values[0], values[2])
+    assert values[0] == values[1]
+
+
+def test_seesaw_counts_in_half_precision():
+    "A network in half precision takes its loss along: float16 ends at 65504."
+    loss = make("seesaw").half()
+    for _ in range(3):
+        loss(torch.zeros(1, 4, 200, 200).half(), torch.zeros(1, 200, 200).long())
+    assert loss.counts.tolist() == [120_000, 0, 0, 0]
+
+
+@each_name
+def test_no_float64_where_a_device_has_none(name):
+    "As Apple's GPUs: an error from any operation that makes a float64 tensor. Counts are read on the host."
+
+    class NoFloat64(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            result = function(*args, **(kwargs or {}))
+            made = [x for x in tree_leaves(result) if isinstance(x, torch.Tensor) and x.dtype == torch.float64]
+            assert not made, f"{function} makes float64"
+            return result
+
+    loss = make(name)
+    assert all(buffer.dtype != torch.float64 for buffer in loss.buffers())
+    logits = torch.randn(2, 4, 3, 3, requires_grad=True)
+    with NoFloat64():
+        loss(logits, torch.randint(4, (2, 3, 3))).backward()
+
+
+@each_name
+@pytest.mark.parametrize("label", [-1, 4])
+def test_a_label_that_is_no_class_is_never_a_number_when_compiled(name, label):
+    torch._dynamo.reset()
+    logits, target = torch.randn(2, 4, 3, 3), torch.randint(4, (2, 3, 3))
+    target[0, 0, 0] = label
+    assert torch.compile(make(name), backend="eager")(logits, target).isnan()
+
+
+def test_defaults_do_not_saturate():
+    "The gradient that reaches raw logits of a size that networks have is of cross-entropy's size, whatever the loss."
+    logits = 3 * torch.randn(4, 4, 8, 8, requires_grad=True)
+    target = torch.randint(4, (4, 8, 8))
+    norm = {}
+    for name in ("ce", "cb", "bms", "ldam", "blv", "logit-adjustment", "pat"):
+        counts = torch.tensor([8000, 900, 80, 20])
+        (grad,) = torch.autograd.grad(make(name, counts, counts)(logits, target), logits)
+        norm[name] = grad.norm().item()
+    assert all(0.1 < value / norm["ce"] < 5 for value in norm.values()), norm

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from plain import minus_log_softmax, softmax
 
 from pat.baselines import build_loss
+from pat.kernel import check_labels, check_target, weighted_nll
 from pat.losses import (
     CrossEntropyLoss,
     FocalLoss,
     PATLoss,
-    check_target,
+    beta_of,
     class_sizes,
-    confidence_weight,
     cross_entropy,
     focal_loss,
     focal_weight,
@@ -26,27 +26,32 @@ from pat.losses import (
     pat_loss,
     pixel_nll,
     pixel_weight,
-    weighted_nll,
 )
+from pat.released import ReleasedPATLoss
 
 # every option of every loss at least once away from its default
 FOCAL = [{"gamma": gamma} for gamma in (0, 0.5, 1, 2, 5)]
 PAT = [
     {},
     {"alpha": 0},
-    {"alpha": 0.25},
-    {"epsilon": 1e-3, "temperature": 0.5},
-    {"temperature": 20},
+    {"alpha": 1, "scale": "paper"},
+    {"alpha": None},
+    {"alpha": None, "scale": "paper", "kappa": 4, "log_temperature": True, "temperature": 2},
+    {"beta": "none"},
+    {"beta": "none", "alpha": 0.25, "log_temperature": True, "temperature": 2},
+    {"beta": "inverse", "alpha": 1},
+    {"beta": "inverse", "epsilon": 1e-3, "temperature": 0.5},
+    {"beta": "inverse", "temperature": 20, "scale": "paper"},
+    {"beta": "inverse", "detach_beta": True},
     {"temperature": 2, "log_temperature": True},
     {"temperature": 3, "log_temperature": True},  # no power of two: dividing rounds
     {"detach_beta": True},
     {"temperature": 3, "detach_beta": True, "alpha": 0.25},
-    {"beta": "exponential"},
-    {"beta": "exponential", "kappa": 0},
-    {"beta": "exponential", "kappa": 5, "temperature": 2, "alpha": 0},
-    {"beta": "exponential", "kappa": 3, "temperature": 0.5, "log_temperature": True, "detach_beta": True},
+    {"kappa": 0},
+    {"kappa": 5, "temperature": 2, "alpha": 0},
+    {"temperature": 0.5, "log_temperature": True, "detach_beta": True},
     {"reduction": "sum"},
-    {"reduction": "sum", "beta": "exponential", "kappa": 2, "alpha": 0.25},
+    {"reduction": "sum", "beta": "inverse", "alpha": 0.25},
 ]
 CASES = [(cross_entropy, {})] + [(focal_loss, options) for options in FOCAL] + [(pat_loss, options) for options in PAT]
 every_loss = pytest.mark.parametrize(("loss", "options"), CASES, ids=[f"{f.__name__}-{o}" for f, o in CASES])
@@ -80,27 +85,33 @@ def pixel_focal(z, y, gamma=2.0):
     return miss**gamma * nll, gradient
 
 
-def pixel_pat(z, y, beta="inverse", temperature=1, epsilon=0.1, kappa=1, detach_beta=False, log_temperature=False):
+def beta_at(p, beta, kappa, epsilon):
+    "Value and derivative of beta at probability `p`."
+    if beta == "none":
+        return 1, 0
+    if beta == "inverse":
+        return 1 / (p + epsilon), -1 / (p + epsilon) ** 2
+    return math.exp(kappa * (1 - p)) / 2, -kappa * math.exp(kappa * (1 - p)) / 2
+
+
+def pixel_pat(z, y, beta="exponential", temperature=1, epsilon=0.1, kappa=3, detach_beta=False,
+              log_temperature=False, scale="ce"):  # fmt: skip
     classes, soft = range(len(z)), [v / temperature for v in z]
     p, p_T = softmax(z), softmax(soft)
     dp_T = [p_T[y] * ((k == y) - p_T[k]) / temperature for k in classes]
-    if beta == "inverse":
-        weight = 1 / (p_T[y] + epsilon)
-        slope = -(weight**2)
-    else:
-        weight = math.exp(kappa * (1 - p_T[y])) / 2
-        slope = -kappa * weight
+    weight, slope = beta_at(p_T[y], beta, kappa, epsilon)
     if log_temperature:
         nll, dnll = minus_log_softmax(soft, y), [(p_T[k] - (k == y)) / temperature for k in classes]
     else:
         nll, dnll = minus_log_softmax(z, y), [p[k] - (k == y) for k in classes]
     moving = 0 if detach_beta else slope
-    return weight * nll, [weight * dnll[k] + moving * dp_T[k] * nll for k in classes]
+    factor = 1 / (len(z) * beta_at(1 / len(z), beta, kappa, epsilon)[0]) if scale == "ce" else 1
+    return factor * weight * nll, [factor * (weight * dnll[k] + moving * dp_T[k] * nll) for k in classes]
 
 
 def reference(loss, logits, target, ignore_index=255, **options):
     "Value (float) and gradient (array like `logits`) of a loss, one pixel after the other."
-    alpha, reduction = options.pop("alpha", 1), options.pop("reduction", "mean")
+    alpha, reduction = options.pop("alpha", 0.5), options.pop("reduction", "mean")
     pixel = {cross_entropy: pixel_cross_entropy, focal_loss: pixel_focal, pat_loss: pixel_pat}[loss]
     z, y = logits.tolist(), target.tolist()
     B, C, H, W = logits.shape
@@ -108,7 +119,7 @@ def reference(loss, logits, target, ignore_index=255, **options):
     labelled_pixels, labelled_images = sum(sum(m.values()) for m in masks), sum(bool(m) for m in masks)
     value, gradient = 0.0, np.zeros(logits.shape)
     for i in range(B):
-        norm = sum(n ** (1 - alpha) for n in masks[i].values())
+        norm = 0 if alpha is None else sum(n ** (1 - alpha) for n in masks[i].values())
         for h in range(H):
             for w in range(W):
                 label = y[i][h][w]
@@ -116,7 +127,10 @@ def reference(loss, logits, target, ignore_index=255, **options):
                     continue
                 one, slope = pixel([z[i][c][h][w] for c in range(C)], label, **options)
                 if loss is pat_loss:
-                    weight = masks[i][label] ** -alpha * len(masks[i]) / norm
+                    if alpha is None:
+                        weight = C * labelled_images / labelled_pixels
+                    else:
+                        weight = masks[i][label] ** -alpha * len(masks[i]) / norm
                     weight /= labelled_images if reduction == "mean" else 1
                 else:
                     weight = 1 / labelled_pixels
@@ -160,6 +174,7 @@ def log2_example():
 
 
 log2, log6 = math.log(2), math.log(6)
+written = partial(pat_loss, beta="inverse", alpha=1, scale="paper")
 
 
 @pytest.mark.parametrize(
@@ -170,17 +185,24 @@ log2, log6 = math.log(2), math.log(6)
         # (1 - p)^2 = 1/4, 9/16, 9/16: (1/4 + 9/8 + 9/8) l / 3
         (focal_loss, 5 / 6 * log2),
         # 1 / (p + 1/4) = 4/3, 2, 2: mean of class 0 (4/3 + 4) l / 2, plus class 1 4 l
-        (partial(pat_loss, epsilon=1 / 4), 20 / 3 * log2),
+        (partial(written, epsilon=1 / 4), 20 / 3 * log2),
         # the same pixels, each with weight K / 3 = 2/3: 2/3 (4/3 + 4 + 4) l
-        (partial(pat_loss, epsilon=1 / 4, alpha=0), 56 / 9 * log2),
+        (partial(written, epsilon=1 / 4, alpha=0), 56 / 9 * log2),
         # 16^(1 - p) / 2 = 2, 4, 4: (2 + 8) l / 2 + 8 l
-        (partial(pat_loss, beta="exponential", kappa=math.log(16)), 13 * log2),
+        (partial(pat_loss, kappa=math.log(16), alpha=1, scale="paper"), 13 * log2),
+        # the constant of scale="ce": 3 beta(1/3) = 3/2 16^(2/3)
+        (partial(pat_loss, kappa=math.log(16), alpha=1), 13 * log2 / (1.5 * 16 ** (2 / 3))),
+        # no beta: 3 l / 2 + 2 l; its constant is 1/3
+        (partial(pat_loss, beta="none", alpha=1, scale="paper"), 7 / 2 * log2),
+        (partial(pat_loss, beta="none", alpha=1), 7 / 6 * log2),
+        # no masks either: cross-entropy
+        (partial(pat_loss, beta="none", alpha=None), 5 / 3 * log2),
         # T = 1/2 squares p: p_T = (1/4) / (6/16) = 2/3, then (1/16) / (6/16) = 1/6 twice;
         # 1 / (p_T + 1/3) = 1, 2, 2: (1 + 4) l / 2 + 4 l
-        (partial(pat_loss, epsilon=1 / 3, temperature=1 / 2), 13 / 2 * log2),
+        (partial(written, epsilon=1 / 3, temperature=1 / 2), 13 / 2 * log2),
         # and with -log p_T = log 3/2, log 6, log 6: (log 3/2 + 2 log 6) / 2 + 2 log 6
         (
-            partial(pat_loss, epsilon=1 / 3, temperature=1 / 2, log_temperature=True),
+            partial(written, epsilon=1 / 3, temperature=1 / 2, log_temperature=True),
             math.log(3 / 2) / 2 + 3 * log6,
         ),
     ],
@@ -244,8 +266,8 @@ def test_saving_memory_changes_nothing(T, dtype, power):
     "coefficient",
     [
         *(partial(focal_weight, gamma=gamma) for gamma in (0.5, 1.0, 2.0, 5.0)),
-        *(partial(confidence_weight, epsilon=epsilon) for epsilon in (1e-3, 0.1, 1.0)),
-        *(partial(confidence_weight, beta="exponential", kappa=kappa) for kappa in (0.0, 1.0, 30.0)),
+        *(beta_of("inverse", epsilon=epsilon) for epsilon in (1e-3, 0.1, 1.0)),
+        *(beta_of(kappa=kappa) for kappa in (0.0, 1.0, 30.0)),
     ],
 )
 def test_relative_slopes_are_those_of_autograd(coefficient):
@@ -261,7 +283,9 @@ def test_no_array_is_kept_without_a_gradient():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"beta": "exponential", "temperature": 2}, {"log_temperature": True, "temperature": 2}]
+    "options",
+    [{}, {"beta": "inverse", "temperature": 2}, {"log_temperature": True, "temperature": 2}, {"beta": "none"},
+     {"alpha": None, "detach_beta": True}],  # fmt: skip
 )
 def test_compiles_into_one_graph(options):
     logits, target = torch.randn(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
@@ -434,13 +458,21 @@ def test_module_is_the_function_with_its_options(loss, options):
 @pytest.mark.parametrize(
     ("logits", "target", "message"),
     [
-        (torch.zeros(2, 3, 4), torch.zeros(2, 4).long(), r"logits have shape \(2, 3, 4\), expected \(B, C, H, W\)"),
+        (torch.zeros(4), torch.zeros(4).long(), r"logits have shape \(4,\), expected \(B, C\) and up to three"),
+        (torch.zeros(1, 2, 1, 1, 1, 1), torch.zeros(1).long(), r"logits have shape \(1, 2, 1, 1, 1, 1\), expected"),
+        (torch.zeros(1, 3, 4, 5).long(), torch.zeros(1, 4, 5).long(), "logits have dtype torch.int64, expected float"),
+        (torch.zeros(2, 3), torch.zeros(3).long(), r"target has shape \(3,\), expected \(2,\) for logits \(2, 3\)"),
+        (torch.zeros(2, 3), torch.zeros(2, 3), r"it looks one-hot, pass target.argmax\(1\)"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 3, 4, 5).long(), r"it looks one-hot, pass target.argmax\(1\)"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5, 3).long(), r"it looks one-hot, pass target.argmax\(-1\)"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 16, 20).long(), r"pass F.interpolate\(logits, target.shape\[1:\]\)"),
         (
             torch.zeros(1, 3, 4, 5),
             torch.zeros(1, 5, 4).long(),
             r"target has shape \(1, 5, 4\), expected \(1, 4, 5\) for logits \(1, 3, 4, 5\)",
         ),
-        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 1, 4, 5).long(), r"target has shape \(1, 1, 4, 5\)"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 2, 4, 5).long(), r"target has shape \(1, 2, 4, 5\)"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 1, 4, 5).int(), "dtype torch.int32, expected torch.int64: pass target"),
         (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5).byte(), r"dtype torch.uint8, expected torch.int64: pass target"),
         (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5), "dtype torch.float32, expected torch.int64"),
         (
@@ -464,12 +496,18 @@ def test_255_is_an_error_where_it_is_not_the_ignore_index():
     ("make", "message"),
     [
         (partial(FocalLoss, gamma=-0.5), "gamma is -0.5, expected 0 or more"),
-        (partial(PATLoss, beta="inverted"), "beta is 'inverted', expected 'inverse' or 'exponential'"),
-        (partial(PATLoss, epsilon=0), "epsilon is 0, expected more than 0"),
-        (partial(PATLoss, epsilon=-0.1), "epsilon is -0.1, expected more than 0"),
+        (partial(PATLoss, beta="inverted"), "beta is 'inverted', expected 'exponential', 'inverse' or 'none'"),
+        (partial(PATLoss, beta="inverse", epsilon=0), "epsilon is 0, expected more than 0"),
+        (partial(PATLoss.as_written, epsilon=-0.1), "epsilon is -0.1, expected more than 0"),
         (partial(PATLoss, beta="exponential", kappa=-1), "kappa is -1, expected 0 to 60"),
         (partial(PATLoss, beta="exponential", kappa=61), "kappa is 61, expected 0 to 60: beyond, exp"),
         (partial(PATLoss, beta="exponential", kappa=math.nan), "kappa is nan"),
+        (partial(PATLoss, beta="inverse", kappa=5), "kappa is 5, but only beta='exponential' has it, and beta is 'inverse'"),
+        (partial(PATLoss, beta="inverse", kappa="1e1"), "kappa is '1e1', but only beta='exponential' has it"),
+        (partial(PATLoss, epsilon=0.5), "epsilon is 0.5, but only beta='inverse' has it, and beta is 'exponential'"),
+        (partial(PATLoss, beta="none", epsilon=0.5), "epsilon is 0.5, but only beta='inverse' has it"),
+        (partial(PATLoss, alpha=-1), "alpha is -1, expected 0 to 2, or None"),
+        (partial(PATLoss, scale="log"), "scale is 'log', expected 'ce' or 'paper'"),
         (partial(PATLoss, temperature=0), "temperature is 0, expected more than 0"),
         (partial(PATLoss, temperature=-2), "temperature is -2, expected more than 0"),
         (partial(PATLoss, reduction="average"), "reduction is 'average', expected 'mean', 'sum' or 'none'"),
@@ -518,6 +556,7 @@ def test_build_loss_names_the_nearest(name, options, message):
 @each_kind
 def test_infinite_logits_count_only_where_there_is_a_label(kind):
     "A class that a model masks with -inf is the stand-in label of the ignored pixels; no true label is that class."
+    kind = partial(pat_loss, scale="paper") if kind is pat_loss else kind  # "ce" depends on the number of classes
     logits, target = torch.randn(2, 4, 3, 3, dtype=torch.float64), torch.randint(1, 4, (2, 3, 3))
     target[:, 0] = 255
     masked = logits.clone()
@@ -546,7 +585,7 @@ def test_a_graph_that_is_kept_gives_the_same_gradient_twice(kind):
     assert torch.equal(first, second)
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 2}, {"beta": "exponential", "kappa": 3}])
+@pytest.mark.parametrize("options", [{}, {"temperature": 2}, {"beta": "inverse"}, {"beta": "none"}])
 def test_compiled_keeps_the_digits_of_logits_that_share_an_offset(options):
     logits, target = torch.randn(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
     target[0, 0] = 255
@@ -557,8 +596,142 @@ def test_compiled_keeps_the_digits_of_logits_that_share_an_offset(options):
 
 
 @pytest.mark.parametrize("option", ["epsilon", "kappa", "alpha", "temperature"])
-@pytest.mark.parametrize("value", ["1e-3", None, math.inf])
+@pytest.mark.parametrize("value", ["1e-3", True, math.inf])
 def test_what_is_no_number_is_named(option, value):
-    beta = "exponential" if option == "kappa" else "inverse"
+    beta = "inverse" if option == "epsilon" else "exponential"
     with pytest.raises(ValueError, match=f"{option} is {value!r}, expected"):
         PATLoss(beta=beta, **{option: value})
+
+
+# --- what people hand over
+
+
+@each_kind
+@pytest.mark.parametrize(
+    ("output", "line"),
+    [
+        ({"out": torch.zeros(1, 3, 2, 2), "aux": torch.zeros(1, 3, 2, 2)}, r"loss\(output\['out'\], target\)"),
+        ({"loss": None, "logits": torch.zeros(1, 3, 2, 2)}, r"loss\(output\['logits'\], target\)"),
+        ({"masks": torch.zeros(1, 3, 2, 2)}, r"loss\(output\['masks'\], target\)"),
+        ((torch.zeros(1, 3, 2, 2), None), r"a tuple of 2: pass the tensor in it, loss\(output\[0\], target\)"),
+        ([torch.zeros(1, 3, 2, 2)], r"loss\(output\[0\], target\)"),
+        (np.zeros((1, 3, 2, 2)), "logits are a ndarray, expected a tensor"),
+    ],
+)
+def test_an_output_that_is_no_tensor_says_the_line_to_write(kind, output, line):
+    with pytest.raises(TypeError, match=line):
+        kind(output, torch.zeros(1, 2, 2).long())
+
+
+@each_kind
+def test_a_target_that_is_no_tensor(kind):
+    with pytest.raises(TypeError, match=r"target is a ndarray, expected a tensor: pass torch.as_tensor\(target\)"):
+        kind(torch.zeros(1, 3, 2, 2), np.zeros((1, 2, 2)))
+
+
+@each_kind
+@pytest.mark.parametrize("size", [(), (24,), (4, 6), (2, 3, 4)])
+def test_any_number_of_spatial_dimensions(kind, size):
+    "The pixels of an image in another arrangement: the same value and gradient. MONAI's channel of one changes nothing."
+    logits = torch.randn(2, 3, *size, dtype=torch.float64)
+    target = torch.randint(3, (2, *size))
+    value, gradient = value_and_grad(kind, logits, target)
+    image = logits.reshape(2, 3, -1, 1), target.reshape(2, -1, 1)
+    expected, expected_gradient = value_and_grad(kind, *image)
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient, expected_gradient.view_as(gradient))
+    assert kind(logits, target[:, None]) == value
+
+
+# --- the scale
+
+
+@pytest.mark.parametrize("C", [2, 3, 11, 19, 150])
+@pytest.mark.parametrize(
+    "make",
+    [lambda C: PATLoss(), lambda C: PATLoss(temperature=5), lambda C: PATLoss(beta="none"), PATLoss.as_released,
+     lambda C: PATLoss.as_written(), lambda C: PATLoss(detach_beta=True, alpha=1)],
+)  # fmt: skip
+def test_a_uniform_prediction_of_all_classes_costs_ln_C(make, C):
+    target = torch.arange(C).repeat(2, 3, 1)  # masks of one size, so that their mean over pixels is that over masks
+    assert make(C)(torch.full((2, C, 3, C), 7.0), target).item() == pytest.approx(math.log(C), rel=1e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"beta": "inverse", "alpha": 1}, {"beta": "none"}, {"temperature": 3}])
+def test_the_scale_is_one_constant(options):
+    "The same ratio for every batch, in value and in each entry of the gradient."
+    ratios = []
+    for _ in range(3):
+        logits, target = 3 * torch.randn(2, 5, 4, 4, dtype=torch.float64), torch.randint(5, (2, 4, 4))
+        one = value_and_grad(partial(pat_loss, **options), logits, target)
+        other = value_and_grad(partial(pat_loss, scale="paper", **options), logits, target)
+        ratios += [(a / b).flatten() for a, b in zip(one, other, strict=True)]
+    ratios = torch.cat([ratio.reshape(-1) for ratio in ratios])
+    torch.testing.assert_close(ratios, torch.full_like(ratios, ratios[0].item()), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("C", [3, 11, 80])
+@pytest.mark.parametrize("temperature", [1, 2])
+def test_as_released_is_the_released_loss_times_a_constant(C, temperature):
+    kappa = min(C, 60)
+    constant = C / (math.exp(kappa * (1 - 1 / C)) / 2)
+    logits, target = torch.randn(2, C, 6, 6, dtype=torch.float64), torch.randint(C, (2, 6, 6))
+    target[0, :2] = 255
+    ours = value_and_grad(PATLoss.as_released(C, temperature=temperature), logits, target)
+    theirs = value_and_grad(ReleasedPATLoss(temperature=temperature), logits, target)
+    for one, other in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, constant * other, rtol=1e-5, atol=1e-12)
+
+
+def test_presets_are_options():
+    written, released = PATLoss.as_written(), PATLoss.as_released(11)
+    assert {k: written.options[k] for k in ("beta", "epsilon", "alpha")} == {"beta": "inverse", "epsilon": 0.1, "alpha": 1}
+    assert {k: released.options[k] for k in ("beta", "kappa", "alpha")} == {"beta": "exponential", "kappa": 11, "alpha": None}
+    assert PATLoss.as_written(epsilon=0.2, ignore_index=0).options["epsilon"] == 0.2
+    assert {k: PATLoss().options[k] for k in ("beta", "alpha", "scale")} == {"beta": "exponential", "alpha": 0.5, "scale": "ce"}
+
+
+# --- everywhere
+
+
+def test_a_subclass_may_set_attributes_after_the_constructor():
+    class Smoothed(PATLoss):
+        def __init__(self):
+            super().__init__()
+            self.head = torch.nn.Linear(3, 3)
+
+        def forward(self, logits, target):
+            return super().forward(self.head(logits.movedim(1, -1)).movedim(-1, 1), target)
+
+    assert Smoothed()(torch.randn(1, 3, 2, 2), torch.zeros(1, 2, 2).long()).isfinite()
+
+
+@each_kind
+def test_a_label_that_is_no_class_is_never_a_number_when_compiled(kind):
+    logits, target = torch.randn(2, 4, 3, 3), torch.randint(4, (2, 3, 3))
+    target[0, 0] = 255
+    torch._dynamo.reset()  # a call that raised, in an earlier test, keeps its functions from being compiled again
+    compiled = torch.compile(kind, backend="aot_eager", fullgraph=True)
+    assert value_and_grad(compiled, logits, target)[0].isfinite()
+    for label in (-1, -100, 4, 254, 2**40):
+        target[1, 0, 0] = label
+        value, gradient = value_and_grad(compiled, logits, target)
+        assert value.isnan() and gradient[1, :, 0, 0].isnan().all()
+        with pytest.raises(ValueError, match=rf"target holds \[{label}\]"):
+            check_labels(target, 4)
+
+
+@each_kind
+def test_labels_are_not_looked_at_on_an_accelerator(kind):
+    "The meta device stands for one: whatever reads a value there raises."
+    loss = kind(torch.zeros(2, 3, 4, 4, device="meta"), torch.zeros(2, 4, 4, dtype=torch.int64, device="meta"))
+    assert loss.shape == () and loss.device.type == "meta"
+
+
+@each_kind
+def test_transforms_of_torch_func_are_refused_with_a_sentence(kind):
+    logits, target = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
+    each = logits[:, None], target[:, None]
+    for transform, batch in ((torch.func.grad, (logits, target)), (torch.func.hessian, (logits, target)), (torch.func.vmap, each)):
+        with pytest.raises(RuntimeError, match="do not work inside torch.func transforms"):
+            transform(kind)(*batch)
