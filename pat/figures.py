@@ -6,7 +6,7 @@
 __all__ = ['figure_style', 'write_figure', 'first_runs', 'leading_row', 'class_order', 'Scenes', 'load_pixels', 'load_scenes',
            'draw_picture', 'class_legend', 'missing', 'grid_axes', 'write_scores', 'prediction_grid']
 
-# %% ../nbs/14_figures.ipynb #5002d66c
+# %% ../nbs/14_figures.ipynb #47f8fb80
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,13 +22,13 @@ from matplotlib.image import AxesImage
 from .datasets import load_prepared
 from .tables import load_dataset, pat_rows, write_text
 
-# %% ../nbs/14_figures.ipynb #7c877367
+# %% ../nbs/14_figures.ipynb #74f80a1f
 def figure_style() -> None:
     "Fonts and colours of the figures: readable at column width, safe for colour-blind readers."
     sns.set_theme(context="paper", style="ticks", palette="colorblind", font_scale=0.9)
     plt.rcParams.update({"pdf.fonttype": 42, "savefig.dpi": 200, "figure.dpi": 120, "legend.frameon": False})
 
-# %% ../nbs/14_figures.ipynb #9310aba0
+# %% ../nbs/14_figures.ipynb #5e257af5
 def write_figure(
     fig: Figure,
     folder: str | Path,  # results/<profile>/figures
@@ -53,14 +53,16 @@ def first_runs(
     wanted = {"dataset": dataset, "seed": params["seeds"][0]}
     return {(run["model"], run["loss"]): name for name, run in params["runs"].items() if run | wanted == run}
 
-# %% ../nbs/14_figures.ipynb #db9c36ee
+# %% ../nbs/14_figures.ipynb #6b9ae130
 def leading_row(
     params: dict,  # of `load_params`
-) -> str | None:
-    "Of PAT's rows in Table 1 the first whose beta is exponential, or else the first; None if PAT is not in it."
+) -> str:
+    "Of PAT's rows in Table 1 the first whose beta is exponential, or else the first. `ValueError` without any."
     rows = pat_rows(params, "table1")
+    if not rows:
+        raise ValueError(f"table1 of {params['params_file']} has no row of PAT with a beta, and the figure shows one")
     exponential = [loss for loss in rows if params["losses"][loss].get("beta") == "exponential"]
-    return next(iter(exponential + rows), None)
+    return (exponential + rows)[0]
 
 # %% ../nbs/14_figures.ipynb #f1c00005
 def class_order(
@@ -90,7 +92,7 @@ class Scenes:
             raise ValueError(f"the predictions hold no {what} of run {run!r}: run the stage predict again")
         return self.predictions[f"{what}/{run}"]
 
-# %% ../nbs/14_figures.ipynb #83889b87
+# %% ../nbs/14_figures.ipynb #a21750d6
 def load_pixels(
     cache: Path,  # cache/<profile>/<dataset>
     file: Path,  # what predict.ipynb wrote
@@ -104,7 +106,7 @@ def load_pixels(
         raise ValueError(f"{file} is not of the images in {cache}: run the stage predict@{cache.name} again")
     return data.images[predictions["images"]], data.labels[predictions["images"]]
 
-# %% ../nbs/14_figures.ipynb #db60c192
+# %% ../nbs/14_figures.ipynb #53f06df0
 def load_scenes(
     folder: str | Path,  # results/<profile>
     cache: str | Path,  # cache/<profile>
@@ -137,7 +139,7 @@ def draw_picture(
         pixels, options = np.full((*shape, 3), 215, np.uint8), {}
     return ax.imshow(pixels, interpolation="nearest", **options)
 
-# %% ../nbs/14_figures.ipynb #9b93ba70
+# %% ../nbs/14_figures.ipynb #d0eaf603
 def class_legend(
     fig: Figure,
     scenes: Scenes,
@@ -162,7 +164,7 @@ def missing(
     steps = [get, f"dvc repro {file}:prepare@{dataset}", f"dvc repro -f -s {file}:{figure}"]
     return f"The images are not in the repository: {', '.join(f'`{step}`' for step in steps)} put them in their places."
 
-# %% ../nbs/14_figures.ipynb #eeac9ce6
+# %% ../nbs/14_figures.ipynb #95db594c
 def grid_axes(
     rows: int,
     pictures: tuple[int, int, int],  # (K, H, W): in a row, height and width in pixels

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['geometric_mean', 'step_ratio', 'gradient_slope', 'prediction_interval', 'compare', 'print_comparison', 'main']
 
-# %% ../nbs/15_report.ipynb #ea32d09f
+# %% ../nbs/15_report.ipynb #c8011804
 import argparse
 import json
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def geometric_mean(
     mean, low, high = np.exp([logs.mean(), logs.mean() - half, logs.mean() + half]).tolist()
     return mean, low, high
 
-# %% ../nbs/15_report.ipynb #97ddf660
+# %% ../nbs/15_report.ipynb #858c1606
 def step_ratio(
     frame: pd.DataFrame,  # one dataset's steps/<dataset>.csv: loss, round, seconds_per_step
     loss: str,
@@ -65,7 +65,7 @@ def prediction_interval(
     half = stats.t.ppf((1 + level) / 2, n - 1) * np.std(values, ddof=1) * np.sqrt(1 + 1 / n)
     return float(np.mean(values) - half), float(np.mean(values) + half)
 
-# %% ../nbs/15_report.ipynb #69a13a24
+# %% ../nbs/15_report.ipynb #e66eecd3
 def compare(
     expected: dict,  # "values": run -> mIoU of each seed, the first of the reference run
     folder: str | Path,  # results/<profile>
@@ -78,7 +78,7 @@ def compare(
         lines.append((run, values[0], ours, low, high, low <= ours <= high))
     return lines
 
-# %% ../nbs/15_report.ipynb #1a381d18
+# %% ../nbs/15_report.ipynb #b480504b
 def print_comparison(
     lines: list[tuple[str, float, float, float, float, bool]],  # of `compare`
 ) -> None:

@@ -10,7 +10,7 @@ __all__ = ['DEPENDS_ON', 'SCORES', 'PLAIN', 'PAPER', 'HEADINGS', 'LOWER_IS_BETTE
            'in_words', 'latex_text', 'cell_lines', 'latex_lines', 'latex_tabular', 'latex_float', 'latex_table',
            'write_text', 'write_table']
 
-# %% ../nbs/13_tables.ipynb #8eff6b92
+# %% ../nbs/13_tables.ipynb #88c75594
 import json
 import os
 import re
@@ -25,7 +25,7 @@ from .metrics import fine_grained, frequency_groups
 from .params import ROOT, run_settings
 from .stats import bootstrap_fine_grained, bootstrap_miou, interval
 
-# %% ../nbs/13_tables.ipynb #b3ad3dce
+# %% ../nbs/13_tables.ipynb #63a64647
 DEPENDS_ON = ("dataset", "model_options", "loss_options", "seed", "train")  # what a result depends on, of its settings
 
 
@@ -39,7 +39,7 @@ def flat_settings(
         flat |= {f"{key}.{name}": entry for name, entry in value.items()} if isinstance(value, dict) else {key: value}
     return flat
 
-# %% ../nbs/13_tables.ipynb #fed43a50
+# %% ../nbs/13_tables.ipynb #80e12041
 def check_settings(
     file: Path,  # of the result
     stored: dict,  # the settings that it was trained with
@@ -76,7 +76,7 @@ def load_result(
     with np.load(file.with_suffix(".npz")) as arrays:
         return result, arrays["counts"]
 
-# %% ../nbs/13_tables.ipynb #f413a3fa
+# %% ../nbs/13_tables.ipynb #43580655
 def load_dataset(
     folder: str | Path,  # results/<profile>
     name: str,
@@ -113,7 +113,7 @@ def table_groups(
             groups.setdefault(row, []).append(names[*row, seed])
     return groups
 
-# %% ../nbs/13_tables.ipynb #ae5969e7
+# %% ../nbs/13_tables.ipynb #f9123a7f
 def is_ablation(
     options: dict,  # an entry of `losses`
 ) -> bool:
@@ -149,7 +149,7 @@ def row_samples(
     samples |= {f"miou_{group}": bootstrap_miou(counts, members) for group, members in groups.items()}
     return {metric: 100 * samples[metric] for metric in SCORES}
 
-# %% ../nbs/13_tables.ipynb #65c9edf8
+# %% ../nbs/13_tables.ipynb #d42256f9
 def row_cells(
     folder: str | Path,  # results/<profile>
     dataset: str,
@@ -167,7 +167,7 @@ def row_cells(
         "val_ce": (np.mean([result["best_epoch"]["val_ce"] for result in results]), None),
     }
 
-# %% ../nbs/13_tables.ipynb #dd1560c4
+# %% ../nbs/13_tables.ipynb #7e5a690f
 def table_cells(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`
@@ -176,7 +176,7 @@ def table_cells(
     "The numbers of every row of a table. `ValueError` names a result that was trained with other settings."
     return {key: row_cells(folder, key[0], runs, params) for key, runs in table_groups(params, table).items()}
 
-# %% ../nbs/13_tables.ipynb #3b4ff162
+# %% ../nbs/13_tables.ipynb #c89e3b1f
 def with_gains(
     row: dict,  # of `row_cells`
     base: dict,  # that of the baseline
@@ -196,7 +196,7 @@ def row_lines(
         lines.append({"seeds": seeds, "metric": metric, "value": value, "low": low, "high": high})
     return lines
 
-# %% ../nbs/13_tables.ipynb #98e0532c
+# %% ../nbs/13_tables.ipynb #80f5cfe4
 def table_values(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`
@@ -214,7 +214,7 @@ def table_values(
         lines += [about | line for line in row_lines(row)]
     return pd.DataFrame(lines)
 
-# %% ../nbs/13_tables.ipynb #b8bb1742
+# %% ../nbs/13_tables.ipynb #26e72c2a
 def with_paper(
     values: pd.DataFrame,  # of `table_values`
     table: int,  # the paper's table: 1, 2 or 3
@@ -242,7 +242,7 @@ def heading(
     name = HEADINGS[metric.removesuffix("_gain")]
     return f"{name} − {baseline}" if metric.endswith("_gain") else name
 
-# %% ../nbs/13_tables.ipynb #93136fbc
+# %% ../nbs/13_tables.ipynb #b318a1ef
 def number_texts(
     cells: pd.DataFrame,  # the lines of one metric of `with_paper`
     metric: str,
@@ -261,7 +261,7 @@ def interval_texts(cells: pd.DataFrame) -> list[str]:
     bounds = zip(cells["low"], cells["high"], strict=True)
     return [f" [{low:.1f}, {high:.1f}]" if pd.notna(low) else "" for low, high in bounds]
 
-# %% ../nbs/13_tables.ipynb #5075a725
+# %% ../nbs/13_tables.ipynb #77d0938b
 def paper_texts(
     cells: pd.DataFrame,  # the lines of one metric of `with_paper`
     metric: str,
@@ -271,7 +271,7 @@ def paper_texts(
     text = cells["paper"].map(" (paper {:g}, ".format) + cells["difference"].map(f"{{:+.{digits}f}})".format)
     return text.where(cells["paper"].notna(), "")
 
-# %% ../nbs/13_tables.ipynb #223bd358
+# %% ../nbs/13_tables.ipynb #501a60eb
 def readable(
     values: pd.DataFrame,  # of `with_paper`
     metrics: list[str],  # one per column; with the ending _gain it is the gain over the baseline
@@ -308,7 +308,7 @@ def setting(
         f"best in bold, [95 % interval over test {scatter}]."
     )
 
-# %% ../nbs/13_tables.ipynb #0ca62d77
+# %% ../nbs/13_tables.ipynb #c852a3bf
 def in_words(
     row: Any,  # a line of `table_values`, a gain, as `itertuples` gives it
 ) -> str:
@@ -331,7 +331,7 @@ def latex_text(
     text = re.sub(r"(?<!\w)-(?=\d)", "−", text).translate(LATEX)
     return re.sub(r"`(.+?)`", r"\\texttt{\1}", re.sub(r"\*\*(.+?)\*\*", r"\\textbf{\1}", text))
 
-# %% ../nbs/13_tables.ipynb #966e63db
+# %% ../nbs/13_tables.ipynb #095b49dc
 def cell_lines(
     text: str,  # of a cell, in Markdown
 ) -> list[str]:
@@ -349,7 +349,7 @@ def latex_lines(
         return first
     return r"\begin{tabular}[t]{@{}l@{}}" + r" \\{}".join([first, *(size + line for line in others)]) + r"\end{tabular}"
 
-# %% ../nbs/13_tables.ipynb #428ff0c5
+# %% ../nbs/13_tables.ipynb #4ce55bf5
 PROSE = 24  # characters; a cell with a longer line is prose
 
 
@@ -367,7 +367,7 @@ def latex_tabular(
     tabular = style.to_latex(hrules=True, column_format=columns).strip()
     return tabular.replace(" \\\\\n", " \\\\ \\addlinespace[2pt]\n")
 
-# %% ../nbs/13_tables.ipynb #9fc46237
+# %% ../nbs/13_tables.ipynb #ef88bc7d
 def latex_float(
     tabular: str,
     name: str,  # of the label
@@ -382,7 +382,7 @@ def latex_float(
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{" + tabular + "}}", r"\end{table*}", "",
     ])  # fmt: skip
 
-# %% ../nbs/13_tables.ipynb #2b92f2d7
+# %% ../nbs/13_tables.ipynb #0e78602c
 def latex_table(
     shown: pd.DataFrame,  # text in Markdown; a column `dataset` makes one float per dataset
     name: str,  # of the label
@@ -404,7 +404,7 @@ def write_text(file: Path, text: str) -> None:
     tmp.write_text(text, encoding="utf-8")
     os.replace(tmp, file)
 
-# %% ../nbs/13_tables.ipynb #b4deb455
+# %% ../nbs/13_tables.ipynb #4e2fa35f
 def write_table(
     text: pd.DataFrame,  # of `readable`, or any other Markdown text
     values: pd.DataFrame,  # every number behind it
