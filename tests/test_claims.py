@@ -7,14 +7,15 @@ import pandas as pd
 import pytest
 import yaml
 
-from pat.params import ROOT, grid_runs
-from pat.report import paper_values
+from pat.params import ROOT, grid_runs, run_settings
+from pat.tables import paper_values
 
 # quality of a loss: share of the pixels hit in the head, medium and tail classes
 QUALITY = {
     "ce": (0.90, 0.70, 0.20), "focal": (0.89, 0.69, 0.19), "bms": (0.85, 0.70, 0.30),
     "bms-released": (0.02, 0.02, 0.02), "ldam-released": (0.80, 0.60, 0.10),
     "pat-inverse": (0.93, 0.80, 0.50), "pat-exponential": (0.70, 0.70, 0.10), "pat-hot": (0.70, 0.70, 0.10),
+    "mask-size": (0.91, 0.75, 0.40),
 }  # fmt: skip
 LOSSES = {
     "ce": {"name": "ce"}, "focal": {"name": "focal", "gamma": 2}, "bms": {"name": "bms"},
@@ -22,13 +23,15 @@ LOSSES = {
     "pat-inverse": {"name": "pat", "beta": "inverse", "temperature": 1},
     "pat-exponential": {"name": "pat", "beta": "exponential", "temperature": 1, "kappa": 5},
     "pat-hot": {"name": "pat", "beta": "exponential", "temperature": 10, "kappa": 5},
+    "mask-size": {"name": "pat", "beta": "none"},
 }  # fmt: skip
 BOTH = ["pat-inverse", "pat-exponential"]
 
 
-def write_run(folder, name, run, classes, quality, scatter):
+def write_run(folder, settings, classes, quality, scatter):
     "Counts of 30 test images with a given quality, which differs a little from seed to seed."
-    rng = np.random.default_rng([run["seed"], *run["loss"].encode()])
+    name, loss = settings["run"], settings["loss"]
+    rng = np.random.default_rng([settings["seed"], *loss.encode()])
     thirds = [len(part) for part in np.array_split(range(classes), 3)][::-1]  # the head first, as the classes are
     share = np.repeat(quality, thirds) + scatter * rng.normal()
     hit = rng.binomial(100, np.clip(share, 0, 1), size=(30, classes))
@@ -39,30 +42,31 @@ def write_run(folder, name, run, classes, quality, scatter):
             "miou_released": iou.mean() + 0.05, "pixel_accuracy": hit.mean() / 100}  # fmt: skip
     (folder / "runs").mkdir(parents=True, exist_ok=True)
     np.savez(folder / "runs" / f"{name}.npz", counts=counts)
-    val_ce = 3.0 if run["loss"] == "bms-released" else 0.5
-    result = {"smoke": False, "settings": {"run": name}, "best_epoch": {"val_ce": val_ce}, "test": test}
+    val_ce = 3.0 if loss == "bms-released" else 0.5
+    result = {"smoke": False, "settings": settings, "best_epoch": {"val_ce": val_ce}, "test": test}
     (folder / "runs" / f"{name}.json").write_text(json.dumps(result))
 
 
 def verdicts(root, monkeypatch, datasets, seeds=(0, 1, 2), slope=0.0, ratio=1.02, hot=None, scatter=0.002):
-    "Write results, run the notebook's cells, and return its verdicts and its table of oddities."
+    "Write results, run the notebook's cells, and return its verdicts, all that is judged, and its variables."
     params = {
         "profile": "sample", "root": ".", "params_file": "params.yaml", "losses": LOSSES, "runs": {},
         "datasets": {name: {} for name in datasets}, "models": {"segnet": {"name": "segnet"}, "unet": {"name": "unet"}},
         "train": {"epochs": 1}, "seeds": list(seeds),
         "tables": {
-            "table1": {"models": ["segnet"], "losses": ["ce", "focal", "bms", *BOTH]},
+            "table1": {"models": ["segnet"], "losses": ["ce", "focal", "bms", "mask-size", *BOTH]},
             "table2": {"models": ["unet"], "losses": ["ce", "focal", *BOTH]},
             "table3": {"models": ["segnet"], "losses": ["pat-exponential", "pat-hot"]},
             "released": {"models": ["segnet"], "losses": ["bms-released", "ldam-released"]},
         },
     }  # fmt: skip
-    (root / "params.yaml").write_text(yaml.safe_dump(params | {"runs": grid_runs(params)}))
+    params["runs"] = grid_runs(params)
+    (root / "params.yaml").write_text(yaml.safe_dump(params))
     folder = root / "results/sample"
-    for name, run in grid_runs(params).items():
+    for name, run in params["runs"].items():
         classes = datasets[run["dataset"]]
         quality = (hot or {}).get((run["dataset"], run["loss"]), QUALITY[run["loss"]])
-        write_run(folder, name, run, classes, quality, scatter)
+        write_run(folder, run_settings(params, name), classes, quality, scatter)
     rng = np.random.default_rng(0)
     for dataset, classes in datasets.items():
         for kind in ("datasets", "gradients", "steps"):
@@ -89,11 +93,12 @@ def verdicts(root, monkeypatch, datasets, seeds=(0, 1, 2), slope=0.0, ratio=1.02
             exec('profile, out = "sample", "results/sample"' if tagged else source, names)
     table = pd.DataFrame(names["judged"])
     found = {(row.claim, row.PAT): row.verdict.strip("*") for row in table.itertuples()}
-    return found, table, names["oddities"]
+    return found, table, names
 
 
 def test_each_claim_is_judged_by_what_was_built_in(tmp_path, monkeypatch):
-    found, table, oddities = verdicts(tmp_path, monkeypatch, {"streets": 12})
+    found, table, names = verdicts(tmp_path, monkeypatch, {"streets": 12})
+    oddities = names["oddities"]
     assert found == {
         ("C1", "pat-inverse"): "holds", ("C1", "pat-exponential"): "fails",
         ("C2", "pat-inverse"): "holds", ("C2", "pat-exponential"): "fails",
@@ -124,10 +129,10 @@ def test_each_claim_is_judged_by_what_was_built_in(tmp_path, monkeypatch):
 
 def test_claims_that_are_false(tmp_path, monkeypatch):
     sound = {("streets", "bms-released"): QUALITY["bms"]}
-    found, _, oddities = verdicts(tmp_path, monkeypatch, {"streets": 12}, slope=-0.6, ratio=1.5, hot=sound)
+    found, _, names = verdicts(tmp_path, monkeypatch, {"streets": 12}, slope=-0.6, ratio=1.5, hot=sound)
     assert found["C5", "mask-size weight"] == "fails"
     assert found["C6", "pat-inverse"] == found["C6", "pat-exponential"] == "fails"
-    assert oddities["reproduced"][0] == "no"
+    assert names["oddities"]["reproduced"][0] == "no"
 
 
 def test_intervals_that_hold_the_threshold_are_undecided(tmp_path, monkeypatch):
@@ -164,3 +169,13 @@ def test_undecided_says_how_many_seeds(tmp_path, monkeypatch):
     row = table[(table["claim"] == "C1") & (table["PAT"] == "pat-inverse")].iloc[0]
     assert found["C1", "pat-inverse"] == "undecided"
     assert "seeds, if mean and scatter stay" in row["what would decide it"]
+
+
+def test_the_mask_size_weight_alone_is_not_judged_but_compared_with(tmp_path, monkeypatch):
+    _, table, names = verdicts(tmp_path, monkeypatch, {"streets": 12})
+    assert "mask-size" not in set(table["PAT"]) and not table["evidence"].str.contains("mask-size").any()
+    added = pd.DataFrame(names["added"]).set_index("PAT")
+    assert list(added.index) == ["pat-inverse", "pat-exponential"] and set(added["over"]) == {"mask-size"}
+    cells = names["cells"]["table1"]
+    ours, alone = (cells["streets", "segnet", loss]["miou_tail"][0] for loss in ("pat-inverse", "mask-size"))
+    assert added["miou_tail"]["pat-inverse"].startswith(f"{ours - alone:+.2f} [") and ours > alone

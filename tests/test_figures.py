@@ -8,18 +8,19 @@ import pytest
 import torch
 import yaml
 
-from pat import datasets, params, report
+from pat import datasets, params
 from pat.baselines import build_loss
+from pat.figures import class_order, first_runs, leading_row, load_scenes, missing, prediction_grid, write_figure
 from pat.losses import pat_loss
 from pat.models import build_model
 from pat.params import ROOT, run_settings
-from pat.report import class_order, first_runs, load_scenes, prediction_grid
 
 matplotlib.use("agg")
 LOSSES = {
     "ce": {"name": "ce"},
     "focal": {"name": "focal"},
     "pat-inverse": {"name": "pat", "beta": "inverse", "epsilon": 1},
+    "mask-size": {"name": "pat", "beta": "none", "alpha": 1},
     "pat-exponential": {"name": "pat", "beta": "exponential", "temperature": 2, "kappa": 3, "alpha": 0.5},
 }
 MODELS = {"segnet": {"name": "segnet", "width": 4, "depths": [1, 1]}, "unet": {"name": "unet", "width": 4, "levels": 2}}
@@ -56,7 +57,7 @@ def project(tmp_path, monkeypatch, prepared_folder, scenes):
     "A project's root with params.yaml, the two test scenes of the cache, and a checkpoint of every run, untrained."
     values = PARAMS | {"runs": params.grid_runs(PARAMS)}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(values))
-    for module in (params, datasets, report):
+    for module in (params, datasets):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     (tmp_path / "cache/sample").mkdir(parents=True)
     (tmp_path / "cache/sample/streets").symlink_to(prepared_folder)
@@ -93,7 +94,7 @@ def test_predictions_are_what_the_models_see(project, scenes):
     test = scenes.meta["splits"]["test"]
     assert sorted(stored["images"]) == sorted(test) and len(test) == 2  # fewer than four: all
     runs = first_runs(PARAMS | {"runs": params.grid_runs(PARAMS)}, "streets")
-    assert len(runs) == 6 and {key.split("/")[1] for key in stored if "/" in key} == set(runs.values())
+    assert len(runs) == 7 and {key.split("/")[1] for key in stored if "/" in key} == set(runs.values())
     for (name, _), run in runs.items():
         model = build_model(classes=scenes.classes, **MODELS[name])
         model.load_state_dict(torch.load(project / f"checkpoints/sample/{run}/best.ckpt")["model"])
@@ -181,6 +182,29 @@ def test_every_figure_leaves_a_picture_and_a_caption(project):
         assert "not in the repository" not in (project / f"out/figures/figure{number}.md").read_text()
 
 
+def test_figures_show_each_row_of_pat_that_has_a_beta(project):
+    predict()
+    rows = ["image", "label", "cross-entropy", "pat-inverse", "pat-exponential", "focal"]
+    figure4, figure5, figure3 = figure(4), figure(5), figure(3)
+    assert [ax.get_ylabel() for ax in figure4["fig"].axes if ax.get_ylabel()] == rows
+    assert "PAT: pat-inverse with beta inverse, epsilon 1; pat-exponential with beta exp" in figure4["caption"]
+    assert [ax.get_ylabel() for ax in figure5["fig"].axes if ax.get_ylabel()] == [
+        "image", "label", "UNet\ncross-entropy", "UNet\npat-exponential"]  # fmt: skip
+    assert list(figure3["families"]) == ["PAT, inverse, ε = 1", "PAT, exponential, κ = 3", "focal"]
+    assert "PAT (pat-inverse, pat-exponential) at four temperatures" in figure3["caption"]
+    assert "row pat-exponential (beta exponential, temperature 2, kappa 3, alpha 0.5)" in figure(1)["caption"]
+
+
+def test_the_leading_row_is_exponential_or_else_the_first():
+    def leading(*rows):
+        return leading_row(PARAMS | {"tables": {"table1": {"models": ["segnet"], "losses": list(rows)}}})
+
+    assert leading("ce", "pat-inverse", "mask-size", "pat-exponential") == "pat-exponential"
+    assert leading("mask-size", "pat-inverse") == "pat-inverse"
+    with pytest.raises(ValueError, match=r"table1 of params\.yaml has no row of PAT with a beta"):
+        leading("ce", "mask-size")
+
+
 def texts(fig):
     return [text.get_text() for ax in fig.axes for text in ax.texts]
 
@@ -203,7 +227,7 @@ def test_without_the_dataset_the_pictures_are_grey_and_the_rest_is_there(project
 
 def test_a_missing_picture_says_how_to_get_a_fetched_dataset():
     camvid = {"params_file": "profiles/camvid/params.yaml", "datasets": {"camvid": {"format": "camvid"}}}
-    assert "`python -m pat.fetch camvid`, `dvc repro profiles/camvid/dvc.yaml:prepare@camvid`" in report.missing(
+    assert "`python -m pat.fetch camvid`, `dvc repro profiles/camvid/dvc.yaml:prepare@camvid`" in missing(
         camvid, "camvid", "figure4")  # fmt: skip
 
 
@@ -250,3 +274,13 @@ def test_a_grid_fits_on_a_page(tmp_path, K, H, W, rows):
     assert width <= 7.01 and height <= 9.5
     fig.draw_without_rendering()
     assert min(ax.get_window_extent().width for ax in fig.axes) / fig.dpi > 0.4
+
+
+def test_figures_are_the_same_bytes_each_time(tmp_path):
+    for name in ("a", "b"):
+        fig, ax = plt.subplots()
+        ax.plot([1, 2])
+        write_figure(fig, tmp_path / name, "figure", "A line.")
+        plt.close(fig)
+    for ending in ("pdf", "png", "md"):
+        assert (tmp_path / f"a/figure.{ending}").read_bytes() == (tmp_path / f"b/figure.{ending}").read_bytes()

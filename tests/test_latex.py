@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from pat.params import ROOT
-from pat.report import latex_table, latex_text, readable, with_paper, write_table, write_text
+from pat.tables import latex_table, latex_text, readable, with_paper, write_table, write_text
 
 pytestmark = pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not on the PATH")
 DOCUMENT = r"""\documentclass{article}

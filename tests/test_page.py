@@ -9,8 +9,9 @@ import pytest
 import yaml
 from playwright.sync_api import sync_playwright
 
+from pat.figures import figure_style, write_figure
 from pat.params import ROOT
-from pat.report import figure_style, write_figure, write_text
+from pat.tables import write_text
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)

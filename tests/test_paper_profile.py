@@ -16,7 +16,7 @@ from test_pipeline import run
 
 from pat.datasets import load_prepared
 from pat.params import ROOT, load_params, run_settings
-from pat.report import paper_values
+from pat.tables import paper_values
 from pat.training import train, write_outcome
 
 FOLDER = "profiles/paper"
