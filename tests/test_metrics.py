@@ -1,6 +1,8 @@
 """Every number read off the confusion matrix, recounted pixel by pixel."""
 
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -103,6 +105,26 @@ def test_predicted_but_never_labelled_is_zero_not_absent():
 def test_nanmean_of_nothing_is_nan_without_a_warning():
     assert math.isnan(nanmean(np.array([np.nan, np.nan]))) and math.isnan(nanmean(np.array([])))
     assert nanmean([1.0, float("nan"), 3.0]) == 2
+    assert isinstance(nanmean(np.ones(3)), float)  # what goes into JSON and checkpoints
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, -1]))
+def test_nanmean_along_an_axis_is_that_of_each_row(seed, axis):
+    rng = np.random.default_rng(seed)
+    values = rng.random((4, 5, 3))
+    values[rng.random(values.shape) < 0.5] = np.nan
+    means = nanmean(values, axis=axis)
+    rows = np.moveaxis(values, axis, -1)
+    assert means.shape == rows.shape[:-1]
+    for place in np.ndindex(means.shape):
+        assert means[place] == pytest.approx(nanmean(rows[place]), nan_ok=True)
+
+
+def test_metrics_need_numpy_and_torch_alone():
+    code = "import sys; import pat.metrics; print(*{name.partition('.')[0] for name in sys.modules})"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    heavy = {"pandas", "scipy", "lightning_fabric", "segmentation_models_pytorch", "timm", "matplotlib", "yaml"}
+    assert "numpy" in found and not heavy & set(found)
 
 
 @given(st.lists(st.integers(0, 9), min_size=1, max_size=20))

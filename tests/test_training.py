@@ -17,20 +17,26 @@ import pytest
 import torch
 import yaml
 from lightning_fabric import Fabric
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import pat
 from pat.metrics import iou, nanmean
 from pat.models import build_model
 from pat.training import (
-    Trainer,
+    build_trainer,
     check_params,
+    cost,
+    differences,
     evaluate,
+    fit,
     image_counts,
     loader,
     main,
     save_checkpoint,
     to_device,
     train,
+    train_epoch,
     train_settings,
     without_nan,
     write_outcome,
@@ -207,9 +213,9 @@ def test_mixed_precision_runs_and_stays_close(outcome, scenes, tmp_path):
 
 
 def test_learning_rate_is_annealed_to_zero(scenes, tmp_path):
-    trainer = Trainer(make_settings(epochs=2), scenes, tmp_path)
+    trainer = build_trainer(make_settings(epochs=2), scenes)
     assert trainer.optimizer.param_groups[0]["lr"] == 1e-2
-    trainer.fit(progress=False)
+    fit(trainer, tmp_path / "last.ckpt", progress=False)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
 
 
@@ -241,14 +247,13 @@ def test_selected_epoch_and_its_weights_are_kept(scenes, tmp_path, monkeypatch, 
 
 
 def test_non_finite_loss_says_what_to_do_and_keeps_the_last_good_epoch(scenes, tmp_path, monkeypatch):
-    train_epoch = Trainer.train_epoch
 
-    def spoil_the_second(self, bar):
-        if self.history:
-            torch.nn.init.constant_(next(self.model.parameters()), math.nan)
-        return train_epoch(self, bar)
+    def spoil_the_second(trainer, bar):
+        if trainer.history:
+            torch.nn.init.constant_(next(trainer.model.parameters()), math.nan)
+        return train_epoch(trainer, bar)
 
-    monkeypatch.setattr(Trainer, "train_epoch", spoil_the_second)
+    monkeypatch.setattr("pat.training.train_epoch", spoil_the_second)
     message = r"the loss became nan: lower train\.lr, or soften the options of the loss"
     with pytest.raises(FloatingPointError, match=message):
         train(make_settings(), scenes, tmp_path, progress=False)
@@ -259,6 +264,34 @@ def test_a_learning_rate_out_of_bounds_is_noticed(scenes, tmp_path):
     with pytest.raises(FloatingPointError, match=r"lower train\.lr"):
         train(make_settings(lr=1e30), scenes, tmp_path, progress=False)
     assert sorted(file.name for file in tmp_path.iterdir() if file.name != "lock") == []
+
+
+# --- other machines
+
+
+class LikeMPS(TorchDispatchMode):
+    "Raises where an operation makes a float64 tensor, which Apple's devices do not have."
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, torch.Tensor) and x.dtype == torch.float64:
+                raise TypeError(f"{func} makes a float64 tensor")
+        return out
+
+
+def test_no_float64_on_the_device(outcome, scenes, tmp_path):
+    with pytest.raises(TypeError, match="makes a float64 tensor"), LikeMPS():
+        torch.ones(2).double()
+    with LikeMPS():
+        assert_same(train(make_settings(), scenes, tmp_path, progress=False), outcome)
+
+
+def test_a_system_that_does_not_know_the_peak_of_the_memory(monkeypatch):
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows, where importing it fails
+    spent = cost(torch.device("cpu"), [1.0])
+    assert spent["peak_memory_mib"] is None
+    json.dumps(spent, allow_nan=False)
 
 
 # --- interruptions
@@ -312,16 +345,26 @@ def test_killed_run_ends_as_if_nothing_had_happened(killed, outcome, scenes, mon
     done = len(torch.load(folder / "last.ckpt", weights_only=False)["history"])
     assert 1 <= done < 3
     epochs = []
-    train_epoch = Trainer.train_epoch
-    monkeypatch.setattr(Trainer, "train_epoch", lambda self, bar: epochs.append(1) or train_epoch(self, bar))
+    monkeypatch.setattr("pat.training.train_epoch", lambda *args: epochs.append(1) or train_epoch(*args))
     assert_same(train(make_settings(), scenes, folder, progress=False), outcome)
     assert len(epochs) == 3 - done  # the epochs before the kill were not repeated
     assert sorted(file.name for file in folder.iterdir() if file.name != "lock") == ["best.ckpt"]
 
 
-@pytest.mark.parametrize("change", ["lr", "data", "split"])
-def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, change):
-    Trainer(make_settings(epochs=2), scenes, tmp_path).fit(progress=False)
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("lr", r"train\.lr is 0\.01 instead of 0\.002"),
+        ("former loss", r"loss_options\.epsilon is 0\.1 instead of nothing"),
+        ("data", "the data are others"),
+        ("split", "the data are others"),
+    ],
+)
+def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, capsys, change, said):
+    trainer = build_trainer(make_settings(epochs=2), scenes)
+    if change == "former loss":
+        trainer.settings["loss_options"] = {"name": "ce", "epsilon": 0.1}
+    fit(trainer, tmp_path / "last.ckpt", progress=False)
     assert (tmp_path / "last.ckpt").exists()
     settings, data = make_settings(epochs=2), scenes
     if change == "lr":
@@ -329,15 +372,45 @@ def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, chan
     elif change == "split":
         splits = scenes.meta["splits"]
         data = replace(scenes, meta=scenes.meta | {"splits": splits | {"train": splits["train"][:-4]}})
-    else:
+    elif change == "data":
         data = replace(scenes, images=255 - scenes.images, meta=scenes.meta | {"source_sha256": "other"})
     fresh = train(settings, data, tmp_path / "fresh", progress=False)
+    assert capsys.readouterr().out == ""
     assert_same(train(settings, data, tmp_path, progress=False), fresh)
+    line = rf"{re.escape(str(tmp_path))}/last.ckpt belongs to another training \({said}\): this one starts anew\n"
+    assert re.fullmatch(line, capsys.readouterr().out)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"last\.ckpt cannot be read \(\w+\): delete it, and the run starts anew"),
+        (b"half a file", r"last\.ckpt cannot be read \(\w+\): delete it"),
+        ({"model": {}}, r"last\.ckpt does not say what it belongs to, it has no 'identity': delete it"),
+        (torch.zeros(2), r"last\.ckpt does not say what it belongs to"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named(scenes, tmp_path, content, message):
+    file = tmp_path / "last.ckpt"
+    file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
+    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}/{message}"):
+        train(make_settings(), scenes, tmp_path, progress=False)
+    assert file.exists()  # to be looked at
+
+
+def test_differences_are_named_key_by_key():
+    one, other = make_settings(seed=1), make_settings(model="unet", lr=1)
+    assert differences(one, other) == [
+        "run is 'tiny-segnet-ce' instead of 'tiny-unet-ce'", "seed is 1 instead of 0", "train.lr is 0.01 instead of 1",
+        "model is 'segnet' instead of 'unet'", "model_options.name is 'segnet' instead of 'unet'",
+    ]  # fmt: skip
+    unlike = differences({"a": {"b": 1}}, {"a": 1, "c": None})
+    assert unlike == ["a is {'b': 1} instead of 1", "c is nothing instead of None"]
 
 
 def test_run_killed_before_its_test_is_only_tested(outcome, scenes, tmp_path, monkeypatch):
-    Trainer(make_settings(), scenes, tmp_path).fit(progress=False)
-    monkeypatch.setattr(Trainer, "train_epoch", lambda *_: pytest.fail("trained again"))
+    fit(build_trainer(make_settings(), scenes), tmp_path / "last.ckpt", progress=False)
+    monkeypatch.setattr("pat.training.train_epoch", lambda *_: pytest.fail("trained again"))
     assert_same(train(make_settings(), scenes, tmp_path, progress=False), outcome)
 
 
