@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TOP', 'ROOT', 'Name', 'SECTIONS', 'RUN_KEYS', 'is_project', 'project_root', 'existing_folder', 'add_root', 'choose',
-           'whole_number', 'check_number', 'profile_file', 'read_sections', 'check_entries', 'check_seeds',
+           'whole_number', 'check_number', 'profile_file', 'read_yaml', 'read_sections', 'check_entries', 'check_seeds',
            'load_params', 'check_table', 'grid_runs', 'with_runs', 'write_runs', 'check_run', 'run_settings', 'arrived',
            'main']
 
@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from itertools import product
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 # %% ../nbs/05_params.ipynb #507b4806
 TOP = re.compile(r"^params_file:[ '\"]*params\.yaml\b", re.MULTILINE)
@@ -99,20 +99,28 @@ def profile_file(
     return f"profiles/{choose(profile, known, 'profile')}/params.yaml"
 
 # %% ../nbs/05_params.ipynb #2e7d7560
+def read_yaml(
+    path: Path,
+    name: str | Path | None = None,  # what to call the file in the error; its path if not said
+) -> Any:
+    "What a YAML file holds. `ValueError` names it if it is none."
+    import yaml  # not at the top: the losses use this module, and need torch alone
+
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name or path} is not valid YAML: {error}") from None
+
+# %% ../nbs/05_params.ipynb #0d814387
 SECTIONS = {"profile", "root", "params_file", "datasets", "models", "train", "losses", "tables", "seeds", "runs"}
 
 
 def read_sections(file: str | Path) -> dict:
     "The sections of a YAML file; a relative path starts at `ROOT`. Errors name a file that is missing or is none."
-    import yaml  # not at the top: the losses use this module, and need torch alone
-
     path = ROOT / file
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist: params_file names a params.yaml, from the project's root")
-    try:
-        params = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{file} is not valid YAML: {error}") from None
+    params = read_yaml(path, file)
     if not isinstance(params, dict):
         raise ValueError(f"{file} holds no sections, expected {', '.join(sorted(SECTIONS))}")
     return params
