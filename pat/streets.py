@@ -11,12 +11,19 @@ import inspect
 import math
 import os
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import yaml
 from PIL import Image, ImageDraw
+
+from .params import add_root, check_number, whole_number
 
 # %% ../nbs/06_streets.ipynb #2f67e21a
 CLASSES = ["sky", "building", "road", "sidewalk", "tree", "car", "pole", "person", "sign", "bicycle"]
@@ -28,7 +35,7 @@ IGNORE_INDEX = 255
 
 # %% ../nbs/06_streets.ipynb #dd5c7277
 HEAD = 3.0  # mean number of trees in a scene
-OBJECTS = {  # class: size in metres, nearest and farthest depth in metres
+OBJECTS: dict[str, tuple[float, float, float]] = {  # class: size in metres, nearest and farthest depth in metres
     "tree": (6.2, 8, 26),  # height
     "car": (1.5, 6, 18),  # height
     "pole": (6.0, 6, 15),  # height
@@ -46,202 +53,262 @@ def mean_instances(
     return {name: HEAD * imbalance_factor ** (-k / steps) for k, name in enumerate(OBJECTS)}
 
 # %% ../nbs/06_streets.ipynb #79a4c7d4
-MOODS = [  # how often (of 1), zenith, horizon, cloud, light on the scene, depth of shadows 0..1, lamps burn
-    (0.22, (62, 124, 204), (186, 216, 240), (255, 255, 255), (1.06, 1.02, 0.94), 0.45, False),  # clear
-    (0.22, (96, 158, 222), (226, 234, 232), (255, 252, 246), (1.04, 1.0, 0.93), 0.40, False),  # fair
-    (0.20, (150, 158, 168), (208, 211, 213), (182, 186, 192), (0.84, 0.86, 0.90), 0.10, False),  # overcast
-    (0.12, (84, 90, 158), (255, 178, 112), (250, 150, 130), (1.02, 0.83, 0.70), 0.45, False),  # sunset
-    (0.20, (150, 186, 220), (255, 234, 198), (255, 240, 222), (1.02, 0.95, 0.84), 0.35, False),  # morning
-    (0.02, (74, 84, 102), (164, 168, 168), (54, 62, 76), (0.68, 0.71, 0.76), 0.12, False),  # storm
-    (0.02, (26, 36, 84), (214, 124, 116), (92, 62, 104), (0.66, 0.62, 0.74), 0.12, True),  # dusk
+Colour = Sequence[float]  # red, green, blue, 0..255
+
+
+class Mood(NamedTuple):
+    "The weather and the hour of a scene."
+
+    often: float  # share of the scenes, of 1
+    zenith: Colour
+    horizon: Colour
+    cloud: Colour
+    light: Colour  # factor on each channel of what is lit
+    shadow: float  # depth of the shadows, 0..1
+    lamps: bool  # whether they burn
+
+# %% ../nbs/06_streets.ipynb #b38c7721
+MOODS = [
+    Mood(0.22, (62, 124, 204), (186, 216, 240), (255, 255, 255), (1.06, 1.02, 0.94), 0.45, False),  # clear
+    Mood(0.22, (96, 158, 222), (226, 234, 232), (255, 252, 246), (1.04, 1.0, 0.93), 0.40, False),  # fair
+    Mood(0.20, (150, 158, 168), (208, 211, 213), (182, 186, 192), (0.84, 0.86, 0.90), 0.10, False),  # overcast
+    Mood(0.12, (84, 90, 158), (255, 178, 112), (250, 150, 130), (1.02, 0.83, 0.70), 0.45, False),  # sunset
+    Mood(0.20, (150, 186, 220), (255, 234, 198), (255, 240, 222), (1.02, 0.95, 0.84), 0.35, False),  # morning
+    Mood(0.02, (74, 84, 102), (164, 168, 168), (54, 62, 76), (0.68, 0.71, 0.76), 0.12, False),  # storm
+    Mood(0.02, (26, 36, 84), (214, 124, 116), (92, 62, 104), (0.66, 0.62, 0.74), 0.12, True),  # dusk
 ]
+
+# %% ../nbs/06_streets.ipynb #bf65bf65
 PALETTE = [
     (152, 78, 62), (226, 212, 184), (142, 144, 147), (234, 233, 228), (76, 88, 104), (42, 66, 120), (208, 164, 84),
     (132, 152, 128), (204, 144, 132), (188, 46, 46), (48, 124, 130), (50, 50, 55), (54, 98, 64),
 ]
 
 
-def mix(a, b, t):
+def mix(a: Colour, b: Colour, t: float) -> list[float]:
     "Colour a moved by the fraction t towards colour b."
     return [p + (q - p) * t for p, q in zip(a, b, strict=True)]
 
 
-def pick(rng, colours=PALETTE):
+def pick(rng: np.random.Generator, colours: Sequence[Colour] = PALETTE) -> tuple[float, ...]:
     "One of the colours, a little lighter or darker, a little warmer or colder."
-    colour = np.array(colours[rng.integers(len(colours))]) * rng.uniform(0.85, 1.12)
+    colour = np.array(colours[int(rng.integers(len(colours)))]) * rng.uniform(0.85, 1.12)
     return tuple(np.clip(colour + rng.normal(0, 6, 3), 8, 250).tolist())
 
 # %% ../nbs/06_streets.ipynb #a68e502f
+Point = tuple[float, float]
+
+
+class Camera:
+    "A pinhole at eye level somewhere above the street."
+
+    def __init__(self, rng: np.random.Generator, size: tuple[int, int]):
+        self.focal = 0.75 * size[0]
+        self.centre = size[0] * rng.uniform(0.32, 0.68)
+        self.horizon = size[1] * rng.uniform(0.42, 0.56)
+        self.eye, self.bend = rng.uniform(1.6, 2.3), rng.normal(0, 0.0018)
+
+    def at(self, x: float, y: float, z: float) -> Point:
+        "Canvas coordinates of the point x metres right, y up and z ahead."
+        u = self.centre + self.focal * (x / z + self.bend * z)
+        return u, self.horizon + self.focal * (self.eye - y) / z
+
+# %% ../nbs/06_streets.ipynb #b66deaa8
+class Light:
+    "What the mood, the place of the sun and the haze make of a colour."
+
+    def __init__(self, rng: np.random.Generator):
+        mood = MOODS[rng.choice(len(MOODS), p=[often for often, *_ in MOODS])]
+        _, self.zenith, self.skyline, self.cloud, self.colour, self.shadow, self.lamps = mood
+        self.dark = int(190 * self.shadow)  # opacity of shadows, of 255
+        self.sun = int(rng.choice([-1, 1]))  # the side that the light comes from: left or right
+        self.reach = rng.uniform(0.3, 0.9)  # metres of shadow per metre of height
+        self.haze = rng.uniform(70, 400)  # metres
+
+    def seen(self, colour: Colour, z: float, shade: float, glow: bool) -> list[float]:
+        "The colour of something z metres away; what glows takes no light."
+        lit = colour if glow else [c * shade * light for c, light in zip(colour, self.colour, strict=True)]
+        return mix(lit, self.skyline, 1 - math.exp(-z / self.haze))
+
+# %% ../nbs/06_streets.ipynb #0104a514
 FINE = 5  # canvas samples per pixel and axis; odd, so that one of them is the centre
 
 
 class Stage:
     "A canvas for colours, a canvas for class ids, one camera and one light."
 
-    def __init__(self, rng, height, width):
+    def __init__(self, rng: np.random.Generator, height: int, width: int):
         self.rng, self.size = rng, (width * FINE, height * FINE)
         self.image, self.label = Image.new("RGB", self.size), Image.new("L", self.size)
         self.paint, self.mark = ImageDraw.Draw(self.image, "RGBA"), ImageDraw.Draw(self.label)
-        self.focal = 0.75 * self.size[0]
-        self.centre = self.size[0] * rng.uniform(0.32, 0.68)
-        self.horizon = self.size[1] * rng.uniform(0.42, 0.56)
-        self.eye, self.bend = rng.uniform(1.6, 2.3), rng.normal(0, 0.0018)
-        mood = MOODS[rng.choice(len(MOODS), p=[often for often, *_ in MOODS])]
-        _, self.zenith, self.skyline, self.cloud, self.light, self.shadow, self.lamps = mood
-        self.dark = int(190 * self.shadow)  # opacity of shadows, of 255
-        self.sun = rng.choice([-1, 1])  # the side that the light comes from: left or right
-        self.reach = rng.uniform(0.3, 0.9)  # metres of shadow per metre of height
-        self.haze = rng.uniform(70, 400)  # metres
+        self.camera, self.light = Camera(rng, self.size), Light(rng)
+        self.middle = 0.0  # metres right of the camera: where the two lanes of the road meet
 
-    def at(self, x, y, z):
-        "Canvas coordinates of the point x metres right, y up and z ahead."
-        u = self.centre + self.focal * (x / z + self.bend * z)
-        return u, self.horizon + self.focal * (self.eye - y) / z
-
-    def fill(self, points, colour, z, label=None, shade=1.0, glow=False, alpha=255):
+    def fill(self, points: Sequence[Any], colour: Colour, z: float, label: str | None = None, shade: float = 1.0,
+             glow: bool = False, alpha: int = 255) -> None:
         "Fill a polygon of canvas points at depth z in the image and, with a label, on the label canvas."
-        lit = colour if glow else [c * shade * light for c, light in zip(colour, self.light, strict=True)]
-        seen = mix(lit, self.skyline, 1 - math.exp(-z / self.haze))
-        self.paint.polygon(points, (*map(int, seen), alpha))
+        self.paint.polygon(points, (*map(int, self.light.seen(colour, z, shade, glow)), alpha))
         if label:
             self.mark.polygon(points, CLASSES.index(label))
 
-    def flat(self, x0, x1, z0, z1, colour, **more):
-        "Fill the rectangle x0..x1 by z0..z1 metres on the ground."
-        corners = [self.at(x, 0, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))]
-        self.fill(corners, colour, (z0 + z1) / 2, **more)
+# %% ../nbs/06_streets.ipynb #7de9c22a
+def flat(stage: Stage, x0: float, x1: float, z0: float, z1: float, colour: Colour, **more: Any) -> None:
+    "Fill the rectangle x0..x1 by z0..z1 metres on the ground."
+    corners = [stage.camera.at(x, 0, z) for x, z in ((x0, z0), (x1, z0), (x1, z1), (x0, z1))]
+    stage.fill(corners, colour, (z0 + z1) / 2, **more)
 
-    def card(self, x, z, points, colour, label, **more):
-        "Fill a polygon given in metres on an upright card that faces the camera and stands at (x, z)."
-        scale = self.focal / z
-        points = np.array(points) * (scale, -scale) + self.at(x, 0, z)
-        self.fill(points.ravel().tolist(), colour, z, label, **more)
+
+def card(
+    stage: Stage, x: float, z: float, points: npt.ArrayLike, colour: Colour, label: str | None, **more: Any
+) -> None:
+    "Fill a polygon given in metres on an upright card that faces the camera and stands at (x, z)."
+    scale = stage.camera.focal / z
+    placed = np.array(points) * (scale, -scale) + stage.camera.at(x, 0, z)
+    stage.fill(placed.ravel().tolist(), colour, z, label, **more)
 
 # %% ../nbs/06_streets.ipynb #8544a6f0
 TURN = np.linspace(0, 2 * np.pi, 16, endpoint=False)
 CIRCLE = np.stack([np.cos(TURN), np.sin(TURN)], 1)  # (16, 2)
 
 
-def disc(x, y, rx, ry=None, rough=0.0):
+def disc(x: float, y: float, rx: float, ry: float | None = None, rough: npt.ArrayLike = 0.0) -> np.ndarray:
     "Outline (16, 2) of an ellipse around (x, y); rough is a number or (16,) by which the radius departs from 1."
     return (x, y) + CIRCLE * (rx, rx if ry is None else ry) * np.reshape(1 + np.asarray(rough), (-1, 1))
 
 
-def ring(x, y, r, breadth):
+def ring(x: float, y: float, r: float, breadth: float) -> np.ndarray:
     "Outline of a ring around (x, y) with outer radius r."
     inner, outer = disc(x, y, r - breadth), disc(x, y, r)
     return np.concatenate([outer, outer[:1], inner[:1], inner[::-1]])
 
 
-def halo(stage, x, z, a, b, r, colour):
-    "Let a burning lamp at (a, b) on the card at (x, z) shine over what is behind it; it changes no label."
-    for fraction in np.linspace(1, 0.2, 7) if stage.lamps else ():
-        stage.card(x, z, disc(a, b, r * fraction), colour, None, glow=True, alpha=22)
-
-
-def box(x0, x1, y0, y1):
+def box(x0: float, x1: float, y0: float, y1: float) -> list[Point]:
     "Outline of an upright rectangle."
     return [(x0, y0), (x1, y0), (x1, y1), (x0, y1)]
 
+# %% ../nbs/06_streets.ipynb #daaf4390
+def halo(stage: Stage, x: float, z: float, a: float, b: float, r: float, colour: Colour) -> None:
+    "Let a burning lamp at (a, b) on the card at (x, z) shine over what is behind it; it changes no label."
+    for fraction in np.linspace(1, 0.2, 7) if stage.light.lamps else ():
+        card(stage, x, z, disc(a, b, r * fraction), colour, None, glow=True, alpha=22)
+
 # %% ../nbs/06_streets.ipynb #e50c7a92
-def smooth_noise(rng, height, width, cells):
+def smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> np.ndarray:
     "Smooth noise (height, width), about -1 to 1, with this many cells across and flatter ones down."
     coarse = rng.normal(0, 0.6, (2 * cells, cells)).astype("float32")
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC), float)
 
-
-def sky(stage):
+# %% ../nbs/06_streets.ipynb #b2ea66af
+def sky(stage: Stage) -> None:
     "Paint gradient, clouds and sun over the whole canvas; its label is 0, as the canvas was."
-    rng, (width, height) = stage.rng, (n // FINE for n in stage.size)
+    rng, light, (width, height) = stage.rng, stage.light, (n // FINE for n in stage.size)
     rows, columns = np.mgrid[:height, :width]
-    depth = np.clip(rows / (stage.horizon / FINE), 0, 1)[..., None] ** 0.8
-    colours = np.array(stage.zenith) * (1 - depth) + np.array(stage.skyline) * depth
+    depth = np.clip(rows / (stage.camera.horizon / FINE), 0, 1)[..., None] ** 0.8
+    colours = np.array(light.zenith) * (1 - depth) + np.array(light.skyline) * depth
     noise = smooth_noise(rng, height, width, 5) + 0.5 * smooth_noise(rng, height, width, 12)
     cover = np.clip(noise * 1.6 + rng.uniform(-0.9, 0.7), 0, 1)[..., None] * (0.85 - 0.45 * depth)
-    colours += (np.array(stage.cloud) - colours) * cover
-    if stage.shadow > 0.3:  # the sun shines
-        x, y = width * (0.5 + stage.sun * rng.uniform(0.1, 0.7)), height * rng.uniform(0.05, 0.4)
+    colours += (np.array(light.cloud) - colours) * cover
+    if light.shadow > 0.3:  # the sun shines
+        x, y = width * (0.5 + light.sun * rng.uniform(0.1, 0.7)), height * rng.uniform(0.05, 0.4)
         distance = np.hypot(columns - x, rows - y)[..., None] / height
         colours += (np.array((255, 244, 214)) - colours) * np.clip(np.exp(-distance / 0.13) * 1.4, 0, 1)
     picture = Image.fromarray(colours.clip(0, 255).astype("uint8"))
     stage.image.paste(picture.resize(stage.size, Image.Resampling.BICUBIC))
 
 # %% ../nbs/06_streets.ipynb #dda40621
-BANDS = np.geomspace(120, 2.2, 40)
+BANDS = np.geomspace(120, 2.2, 40).tolist()  # metres ahead
 
 
-def ground(stage, left, right):
+def ground(stage: Stage, left: float, right: float) -> None:
     "Lay pavement, road and kerbs from the horizon to the camera."
     rng, stage.middle = stage.rng, (left + right) / 2
     stone = mix(pick(rng, [(168, 160, 150), (136, 134, 134), (182, 168, 146), (158, 124, 108)]), (128, 128, 128), 0.2)
     asphalt = pick(rng, [(92, 92, 96), (78, 80, 86), (124, 122, 120), (104, 96, 92)])
     for z1, z0 in pairwise(BANDS):
-        stage.flat(-400, 400, z0, z1, stone, label="sidewalk")
-        stage.flat(left, right, z0, z1, asphalt, label="road")
+        flat(stage, -400, 400, z0, z1, stone, label="sidewalk")
+        flat(stage, left, right, z0, z1, asphalt, label="road")
         for a, b in ((left - 0.3, left), (right, right + 0.3)):
-            stage.flat(a, b, z0, z1, mix(stone, (235, 232, 225), 0.55), label="sidewalk")
+            flat(stage, a, b, z0, z1, mix(stone, (235, 232, 225), 0.55), label="sidewalk")
     paving(stage, left, right, mix(stone, (40, 40, 40), 0.5))
     markings(stage, left, right, asphalt)
 
-
-def paving(stage, left, right, joint):
+# %% ../nbs/06_streets.ipynb #3535dbae
+def paving(stage: Stage, left: float, right: float, joint: Colour) -> None:
     "Draw the joints between the slabs of both pavements."
     for z in np.arange(3, 26, 1.5):
         for a, b in ((left - 7, left - 0.3), (right + 0.3, right + 7)):
-            stage.flat(a, b, z, z + 0.05, joint, alpha=110)
+            flat(stage, a, b, z, z + 0.05, joint, alpha=110)
     for x in np.arange(1.2, 7, 1.2):
         for z1, z0 in pairwise(BANDS[20::3]):
             for a in (left - x, right + x):
-                stage.flat(a, a + 0.05, z0, z1, joint, alpha=110)
+                flat(stage, a, a + 0.05, z0, z1, joint, alpha=110)
 
 # %% ../nbs/06_streets.ipynb #7ed523e8
-def markings(stage, left, right, asphalt):
-    "Draw wheel tracks, repairs, manholes, lines and perhaps a crossing."
+def markings(stage: Stage, left: float, right: float, asphalt: Colour) -> None:
+    "Draw what the road has got from its use, then the paint on it."
+    paint = pick(stage.rng, [(236, 234, 226), (236, 234, 226), (232, 190, 74)])
+    wear(stage, left, right, asphalt)
+    lines(stage, left, right, paint)
+
+
+def wear(stage: Stage, left: float, right: float, asphalt: Colour) -> None:
+    "Draw wheel tracks, repairs and perhaps a manhole."
     rng, middle = stage.rng, stage.middle
-    paint = pick(rng, [(236, 234, 226), (236, 234, 226), (232, 190, 74)])
     for track in (left + 1.1, middle - 1.1, middle + 1.1, right - 1.1):
         for z1, z0 in pairwise(BANDS[8::4]):
-            stage.flat(track - 0.28, track + 0.28, z0, z1, (20, 20, 24), alpha=26)
+            flat(stage, track - 0.28, track + 0.28, z0, z1, (20, 20, 24), alpha=26)
     for _ in range(rng.integers(0, 4)):
         x, z = rng.uniform(left + 0.5, right - 1.8), rng.uniform(4, 16)
-        stage.flat(x, x + rng.uniform(0.8, 1.6), z, z + rng.uniform(1, 5), mix(asphalt, (10, 10, 14), 0.3), alpha=150)
+        flat(stage, x, x + rng.uniform(0.8, 1.6), z, z + rng.uniform(1, 5), mix(asphalt, (10, 10, 14), 0.3), alpha=150)
     if rng.random() < 0.5:
         x, z = rng.uniform(left + 1, right - 1), rng.uniform(4, 11)
-        stage.fill([stage.at(a, 0, b) for a, b in disc(x, z, 0.4)], mix(asphalt, (30, 28, 26), 0.6), z)
+        stage.fill([stage.camera.at(a, 0, b) for a, b in disc(x, z, 0.4)], mix(asphalt, (30, 28, 26), 0.6), z)
+
+# %% ../nbs/06_streets.ipynb #290e7375
+def lines(stage: Stage, left: float, right: float, paint: Colour) -> None:
+    "Paint the centre line and perhaps a crossing."
+    rng, middle = stage.rng, stage.middle
     dash = rng.choice([1.6, 3.0, 6.0])  # metres of paint in every six
     for z in np.arange(1.5, 70, 6):
         for a, b in pairwise(np.linspace(z, z + dash, 3).clip(2.2)):
-            stage.flat(middle - 0.09, middle + 0.09, a, b, paint)
+            flat(stage, middle - 0.09, middle + 0.09, a, b, paint)
     if rng.random() < 0.35:
         z = rng.uniform(7, 15)
         for x in np.arange(left + 0.4, right - 0.6, 1.1):
-            stage.flat(x, x + 0.6, z, z + 2.8, (236, 234, 228))
+            flat(stage, x, x + 0.6, z, z + 2.8, (236, 234, 228))
 
 # %% ../nbs/06_streets.ipynb #287ee9fa
-def wall(stage, corners, y0, y1, colour, **more):
+Corners = tuple[Point, Point]  # two points (x, z) on the ground, in metres
+
+
+def wall(stage: Stage, corners: Corners, y0: float, y1: float, colour: Colour, **more: Any) -> None:
     "Fill the upright rectangle between the ground points corners = ((x, z), (x, z)), from y0 to y1 metres."
     (xa, za), (xb, zb) = corners
-    points = [stage.at(xa, y0, za), stage.at(xb, y0, zb), stage.at(xb, y1, zb), stage.at(xa, y1, za)]
-    stage.fill(points, colour, (za + zb) / 2, **more)
+    at = stage.camera.at
+    stage.fill([at(xa, y0, za), at(xb, y0, zb), at(xb, y1, zb), at(xa, y1, za)], colour, (za + zb) / 2, **more)
 
 
-def part(corners, a, b):
+def part(corners: Corners, a: float, b: float) -> Corners:
     "The ground points at the fractions a and b of the way from one corner to the other."
     (xa, za), (xb, zb) = corners
-    return tuple((xa + (xb - xa) * t, za + (zb - za) * t) for t in (a, b))
+    start, end = ((xa + (xb - xa) * t, za + (zb - za) * t) for t in (a, b))
+    return start, end
 
 # %% ../nbs/06_streets.ipynb #a59c9e48
-def windows(stage, corners, floors, base, trim, shade, style):
+Style = tuple[float, float, float]  # of windows: metres from one to the next, share of that, metres of height
+
+
+def windows(stage: Stage, corners: Corners, floors: int, base: float, trim: Colour, shade: float, style: Style) -> None:
     "Draw a grid of windows: storeys of 3 metres above base, one column for every `style[0]` metres or so."
     rng, (pitch, breadth, tall) = stage.rng, style
     columns = max(1, round(math.dist(*corners) / pitch))
-    glass = mix((52, 62, 78), stage.skyline, rng.uniform(0.05, 0.45))
+    glass = mix((52, 62, 78), stage.light.skyline, rng.uniform(0.05, 0.45))
     for floor in range(floors):
         y = base + 3.0 * floor + 0.8
         for column in range(columns):
             middle = (column + 0.5) / columns
             half = breadth / 2 / columns
-            lit = stage.lamps and rng.random() < 0.45
+            lit = stage.light.lamps and rng.random() < 0.45
             colour = (255, 206, 128) if lit else mix(glass, (20, 24, 32), rng.uniform(0, 0.35))
             if corners[0][1] < 30:  # farther away a frame is thinner than a sample
                 frame = part(corners, middle - 1.25 * half, middle + 1.25 * half)
@@ -249,11 +316,11 @@ def windows(stage, corners, floors, base, trim, shade, style):
             wall(stage, part(corners, middle - half, middle + half), y, y + tall, colour, shade=shade, glow=lit)
 
 # %% ../nbs/06_streets.ipynb #2538beb7
-def shop(stage, corners, side, shade):
+def shop(stage: Stage, corners: Corners, side: int, shade: float) -> None:
     "Draw a shop front with its name board and an awning that hangs over the pavement."
-    rng, glow = stage.rng, stage.lamps
+    rng, glow = stage.rng, stage.light.lamps
     board, cloth = pick(rng), pick(rng)
-    glass = (255, 222, 160) if glow else mix((46, 54, 66), stage.skyline, rng.uniform(0, 0.4))
+    glass = (255, 222, 160) if glow else mix((46, 54, 66), stage.light.skyline, rng.uniform(0, 0.4))
     wall(stage, part(corners, 0.06, 0.94), 2.5, 3.2, board, shade=shade)
     wall(stage, part(corners, 0.08, 0.66), 0.5, 2.4, glass, shade=shade, glow=glow)
     wall(stage, part(corners, 0.74, 0.9), 0, 2.4, mix(board, (30, 30, 34), 0.5), shade=shade)
@@ -261,33 +328,35 @@ def shop(stage, corners, side, shade):
         for k, t in enumerate(np.linspace(0.06, 0.6, 6)):
             (xa, za), (xb, zb) = part(corners, t, t + 0.11)
             out = -1.3 * side
-            points = [stage.at(xa, 2.7, za), stage.at(xb, 2.7, zb), stage.at(xb + out, 2.2, zb),
-                      stage.at(xa + out, 2.2, za)]
+            points = [stage.camera.at(xa, 2.7, za), stage.camera.at(xb, 2.7, zb), stage.camera.at(xb + out, 2.2, zb),
+                      stage.camera.at(xa + out, 2.2, za)]
             stage.fill(points, cloth if k % 2 else (238, 234, 226), za, label="building")
 
 # %% ../nbs/06_streets.ipynb #ff42d925
-def pitched(stage, x, side, z0, z1, height, colour, shade):
-    "Draw a roof whose ridge runs along the street, and the gable that carries it."
+def pitched(
+    stage: Stage, x: float, side: int, z0: float, z1: float, height: float, colour: Colour, shade: float
+) -> list[tuple[float, float, float]]:  # corners (x, y, z) of the gable, in metres
+    "Draw a roof whose ridge runs along the street. Returns the gable that carries it."
     rise, deep = 3.2, 4.5
     slope = [(x - 0.3 * side, height - 0.5, z0), (x - 0.3 * side, height - 0.5, z1),  # eaves hang over the wall
              (x + deep * side, height + rise, z1), (x + deep * side, height + rise, z0)]
-    stage.fill([stage.at(*p) for p in slope], colour, (z0 + z1) / 2, label="building", shade=shade)
+    stage.fill([stage.camera.at(*p) for p in slope], colour, (z0 + z1) / 2, label="building", shade=shade)
     return [(x, height, z0), (x + deep * side, height + rise, z0), (x + 2 * deep * side, height, z0)]
 
 # %% ../nbs/06_streets.ipynb #f8fc926b
-def building(stage, x, side, z0, z1, floors):
+def building(stage: Stage, x: float, side: int, z0: float, z1: float, floors: int) -> None:
     "Build a house whose street wall runs along x from z0 to z1; side is -1 left, 1 right of the street."
     rng = stage.rng
     paint = mix(pick(rng), (198, 188, 174), rng.uniform(0.1, 0.5))
     trim = mix(paint, pick(rng, [(238, 236, 230), (50, 46, 44)]), rng.uniform(0.2, 0.6))
-    dim = 1 - stage.shadow
-    along, end = (1.0, 0.88 * dim + 0.12) if side != stage.sun else (dim, 0.9)
+    dim = 1 - stage.light.shadow
+    along, end = (1.0, 0.88 * dim + 0.12) if side != stage.light.sun else (dim, 0.9)
     style = rng.uniform(2.2, 3.4), rng.uniform(0.35, 0.6), rng.uniform(1.3, 1.9)
     height, street, gable = 3.0 * floors + 0.7, ((x, z0), (x, z1)), ((x, z0), (x + 9 * side, z0))
     if floors < 4 and rng.random() < 0.7:
         tiles = pick(rng, [(150, 82, 62), (92, 84, 84), (74, 80, 92), (128, 70, 56)])
         points = pitched(stage, x, side, z0, z1, height, tiles, along)
-        stage.fill([stage.at(*p) for p in points], paint, z0, label="building", shade=end)
+        stage.fill([stage.camera.at(*p) for p in points], paint, z0, label="building", shade=end)
     wall(stage, gable, 0, height, paint, label="building", shade=end)
     wall(stage, street, 0, height, paint, label="building", shade=along)
     for y in np.arange(0.6, height, rng.choice([0.6, 1.5, 99])) if z0 < 14 else ():  # courses of the wall
@@ -295,7 +364,10 @@ def building(stage, x, side, z0, z1, floors):
     front(stage, street, gable, side, floors, trim, along, end, style)
 
 # %% ../nbs/06_streets.ipynb #9b9be9e4
-def front(stage, street, gable, side, floors, trim, along, end, style):
+def front(
+    stage: Stage, street: Corners, gable: Corners, side: int, floors: int, trim: Colour, along: float, end: float,
+    style: Style,
+) -> None:
     "Put windows, cornice and ground floor on the two walls of a house."
     top, first = 3.0 * floors + 0.7, int(stage.rng.random() < 0.55)  # the first floor with flats is above a shop
     wall(stage, street, top - 0.45, top, trim, shade=along)
@@ -307,48 +379,52 @@ def front(stage, street, gable, side, floors, trim, along, end, style):
         shop(stage, street, side, along)
 
 # %% ../nbs/06_streets.ipynb #ed1a2d44
-def row(stage, x, side):
+Item = tuple[float, Callable[[], None]]  # metres ahead, what draws it
+
+
+def row(stage: Stage, x: float, side: int) -> list[Item]:
     "List the buildings of one side of the street as (depth of the far end, function that draws it)."
-    rng, items, z = stage.rng, [], 2.4
+    rng, light, z = stage.rng, stage.light, 2.4
+    items: list[Item] = []
     town, gap = rng.choice([1, 1, 2, 2, 3, 3, 4, 5]), rng.choice([0, 0, 2, 5, 9])
     while z < 70:
         z1 = z + rng.uniform(7, 15)
-        floors = max(1, town + rng.integers(-1, 2))
-        if side == stage.sun:
-            stage.flat(x, x - side * stage.reach * (3 * floors + 2), z, z1, (0, 0, 0), alpha=stage.dark)
-        items.append((z1, lambda z=z, z1=z1, n=floors: building(stage, x, side, z, z1, n)))
+        floors = max(1, int(town + rng.integers(-1, 2)))
+        if side == light.sun:
+            flat(stage, x, x - side * light.reach * (3 * floors + 2), z, z1, (0, 0, 0), alpha=light.dark)
+        items.append((z1, partial(building, stage, x, side, z, z1, floors)))
         z = z1 + gap * rng.random()
     return items
 
-
-def skyline(stage):
+# %% ../nbs/06_streets.ipynb #49ae160c
+def skyline(stage: Stage) -> None:
     "Close the street with a row of distant blocks."
-    rng, u = stage.rng, -5.0
-    floor = stage.at(0, 0, BANDS[0])[1] + 1
+    rng, camera, u = stage.rng, stage.camera, -5.0
+    floor = camera.at(0, 0, BANDS[0])[1] + 1
     while u < stage.size[0]:
-        breadth, tall = rng.uniform(15, 55), stage.focal * rng.uniform(3, 22) / BANDS[0]
-        points = box(u, u + breadth, stage.horizon - tall, floor)
+        breadth, tall = rng.uniform(15, 55), camera.focal * rng.uniform(3, 22) / BANDS[0]
+        points = box(u, u + breadth, camera.horizon - tall, floor)
         stage.fill(points, mix(pick(rng), (150, 150, 150), 0.4), BANDS[0], label="building")
         u += breadth
 
 # %% ../nbs/06_streets.ipynb #38c38e71
-def tree(stage, x, z, size):
+def tree(stage: Stage, x: float, z: float, size: float) -> None:
     "Draw a broad tree, a slender one or a conifer."
-    rng = stage.rng
+    rng, sun = stage.rng, stage.light.sun
     leaf = pick(rng, [(70, 112, 52), (96, 130, 60), (58, 92, 58), (122, 134, 62), (188, 116, 48), (196, 150, 150)])
     bark = pick(rng, [(92, 72, 56), (120, 108, 98), (64, 54, 50)])
     broad, low = [(0.34, 0.38), (0.2, 0.25), (0.26, 0.16)][rng.choice(3, p=[0.6, 0.2, 0.2])]
     conifer = low == 0.16
     thick = size * rng.uniform(0.02, 0.035)
-    stage.card(x, z, [(-thick, 0), (thick, 0), (thick * 0.7, size * 0.6), (-thick * 0.7, size * 0.6)], bark, "tree")
+    card(stage, x, z, [(-thick, 0), (thick, 0), (thick * 0.7, size * 0.6), (-thick * 0.7, size * 0.6)], bark, "tree")
     for layer, shade in enumerate((0.58, 0.8, 1.0, 1.2)):
         for _ in range(14 - 2 * layer):
             t = rng.random()
             reach = (1 - t) if conifer else math.sqrt(1 - (2 * t - 1) ** 2)
-            a = size * broad * reach * rng.uniform(-0.8, 0.8) * (1 - 0.12 * layer) + stage.sun * layer * size * 0.025
+            a = size * broad * reach * rng.uniform(-0.8, 0.8) * (1 - 0.12 * layer) + sun * layer * size * 0.025
             b = size * (low + (0.92 - low) * t) + layer * size * 0.012
             r = size * broad * rng.uniform(0.16, 0.4) * (1 - 0.2 * layer) * (0.5 + 0.5 * reach)
-            stage.card(x, z, disc(a, b, r, r * 0.85, rng.uniform(-0.25, 0.2, 16)), leaf, "tree", shade=shade)
+            card(stage, x, z, disc(a, b, r, r * 0.85, rng.uniform(-0.25, 0.2, 16)), leaf, "tree", shade=shade)
 
 # %% ../nbs/06_streets.ipynb #4bf724ef
 PROFILES = [  # from the rear: (fraction of length, fraction of height), glass between points 1-2 and 3-4
@@ -358,28 +434,40 @@ PROFILES = [  # from the rear: (fraction of length, fraction of height), glass b
 ]
 
 
-def car(stage, x, z, size):
+def car(stage: Stage, x: float, z: float, size: float) -> None:
     "Draw a car; the right one of the two lanes drives away from the camera."
-    rng, kind = stage.rng, stage.rng.choice(3, p=[0.45, 0.35, 0.2])
+    rng, light, kind = stage.rng, stage.light, stage.rng.choice(3, p=[0.45, 0.35, 0.2])
     length, half, size = 2.75 * size, 0.6 * size, size * (1.25 if kind == 2 else 1.0)
     away = x > stage.middle
-    paint, glass = pick(rng), mix((40, 48, 60), stage.skyline, rng.uniform(0.1, 0.4))
+    paint, glass = pick(rng), mix((40, 48, 60), light.skyline, rng.uniform(0.1, 0.4))
     profile = PROFILES[kind] if away else [(1 - t, y) for t, y in PROFILES[kind][::-1]]
     side = x - half * np.sign(x)
-    flank(stage, side, z, length, size, profile, paint, glass, 1.0 if np.sign(x) == stage.sun else 1 - stage.shadow)
+    flank(stage, side, z, length, size, profile, paint, glass, 1.0 if np.sign(x) == light.sun else 1 - light.shadow)
+    hull(stage, x, z, length, half, size, profile, paint, glass)
+    face(stage, x, z, size, half, away)
+
+# %% ../nbs/06_streets.ipynb #000fe2be
+def hull(
+    stage: Stage, x: float, z: float, length: float, half: float, size: float, profile: Sequence[Point],
+    paint: Colour, glass: Colour,
+) -> None:
+    "Draw the surfaces of a car between its two sides, as far as they look at the camera."
+    at = stage.camera.at
     points = [(z + t * length, y * size, half * (0.8 if y > 0.9 else 1.0)) for t, y in profile]
     for (za, ya, wa), (zb, yb, wb) in reversed(list(pairwise(points))):
-        quad = [stage.at(x - wa, ya, za), stage.at(x + wa, ya, za), stage.at(x + wb, yb, zb), stage.at(x - wb, yb, zb)]
+        quad = [at(x - wa, ya, za), at(x + wa, ya, za), at(x + wb, yb, zb), at(x - wb, yb, zb)]
         if quad[0][1] > quad[2][1]:  # it looks at the camera
             pane = abs(yb - ya) > 0.25 * size and min(ya, yb) > 0.45 * size
             top = abs(yb - ya) < 0.2 * size
             stage.fill(quad, glass if pane else paint, za, "car", shade=1.15 if top else 0.85)
-    face(stage, x, z, size, half, away)
 
 # %% ../nbs/06_streets.ipynb #30846106
-def flank(stage, side, z, length, size, profile, paint, glass, shade):
+def flank(
+    stage: Stage, side: float, z: float, length: float, size: float, profile: Sequence[Point], paint: Colour,
+    glass: Colour, shade: float,
+) -> None:
     "Draw the side of a car that can be seen, with its windows and wheels."
-    at = lambda t, y: stage.at(side, y * size, z + t * length)
+    at = lambda t, y: stage.camera.at(side, y * size, z + t * length)
     stage.fill([at(t, y) for t, y in profile], paint, z, "car", shade=shade)
     cabin = [(t, y) for t, y in profile if y > 0.58]
     middle = sum(t for t, _ in cabin) / len(cabin)
@@ -390,42 +478,42 @@ def flank(stage, side, z, length, size, profile, paint, glass, shade):
             tyre = disc(t, 0.22, radius * size / length, radius)
             stage.fill([at(a, b) for a, b in tyre], colour, z, "car", shade=shade)
 
-
-def face(stage, x, z, size, half, away):
+# %% ../nbs/06_streets.ipynb #0b43de94
+def face(stage: Stage, x: float, z: float, size: float, half: float, away: bool) -> None:
     "Draw lights, plate, bumper and wheels on the end of a car that looks at the camera."
     lamp = (214, 30, 30) if away else (250, 246, 226)
-    put = lambda a, b, y0, y1, colour, **more: stage.card(x, z, box(a, b, y0 * size, y1 * size), colour, "car", **more)
+    put = lambda a, b, y0, y1, colour, **more: card(stage, x, z, box(a, b, y0 * size, y1 * size), colour, "car", **more)
     for s in (-1, 1):
         put(s * half - 0.3 * (s > 0), s * half + 0.3 * (s < 0), 0.0, 0.24, (22, 22, 24))
         a, b = sorted((s * half * 0.95, s * half * 0.62))
-        put(a, b, 0.42, 0.53, lamp, glow=stage.lamps)
+        put(a, b, 0.42, 0.53, lamp, glow=stage.light.lamps)
         halo(stage, x, z, s * half * 0.8, 0.47 * size, 0.5 * size, lamp)
     put(-half, half, 0.18, 0.3, (46, 46, 50))
     put(-0.28, 0.28, 0.32, 0.42, (236, 236, 226))
 
 # %% ../nbs/06_streets.ipynb #83de2012
-def pole(stage, x, z, size):
+def pole(stage: Stage, x: float, z: float, size: float) -> None:
     "Draw a lamp post, a traffic light or a wooden mast."
     rng = stage.rng
     colour = pick(rng, [(98, 102, 106), (58, 62, 66), (60, 82, 70), (150, 152, 154), (104, 82, 64)])
     head, tall = [(lamp, 1.0), (signal, 0.62), (mast, 1.0)][rng.choice(3, p=[0.5, 0.3, 0.2])]
     size, thick = size * tall, 0.018 * size
-    draw = lambda points, paint=colour, **more: stage.card(x, z, points, paint, "pole", **more)
+    draw = lambda points, paint=colour, **more: card(stage, x, z, points, paint, "pole", **more)
     draw(box(-thick, thick, 0, size))
     draw(box(-1.6 * thick, 1.6 * thick, 0, 0.08 * size))
     draw(box(0.3 * thick, thick, 0, size), mix(colour, (20, 20, 24), 0.5))
     head(stage, x, z, size, draw)
 
 # %% ../nbs/06_streets.ipynb #333788f8
-def lamp(stage, x, z, size, draw):
+def lamp(stage: Stage, x: float, z: float, size: float, draw: Callable[..., None]) -> None:
     "Hang a lamp over the road."
     arm = -np.sign(x) * size * 0.22
     draw([(0, size), (arm, size * 1.06), (arm, size * 1.04), (0, size * 0.94)])
-    draw(disc(arm, size * 1.03, 0.07 * size, 0.025 * size), (255, 236, 190), glow=stage.lamps)
+    draw(disc(arm, size * 1.03, 0.07 * size, 0.025 * size), (255, 236, 190), glow=stage.light.lamps)
     halo(stage, x, z, arm, size, 0.3 * size, (255, 214, 140))
 
 
-def signal(stage, x, z, size, draw):
+def signal(stage: Stage, x: float, z: float, size: float, draw: Callable[..., None]) -> None:
     "Put the three lights on a post, one of them bright."
     bright = stage.rng.integers(3)
     draw(box(-0.075 * size, 0.075 * size, 0.7 * size, size), (34, 36, 38))
@@ -433,19 +521,19 @@ def signal(stage, x, z, size, draw):
         draw(disc(0, size * (0.75 + 0.1 * k), 0.045 * size), mix((20, 20, 20), colour, float(k == bright)), glow=True)
 
 
-def mast(stage, x, z, size, draw):
+def mast(stage: Stage, x: float, z: float, size: float, draw: Callable[..., None]) -> None:
     "Put two crossbars on a wooden mast."
     draw(box(-0.13 * size, 0.13 * size, 0.88 * size, 0.91 * size))
     draw(box(-0.1 * size, 0.1 * size, 0.8 * size, 0.825 * size))
 
 # %% ../nbs/06_streets.ipynb #41375f49
-def person(stage, x, z, size):
+def person(stage: Stage, x: float, z: float, size: float) -> None:
     "Draw a walking or standing person, perhaps with a bag."
     rng = stage.rng
     skin = pick(rng, [(236, 196, 164), (198, 148, 112), (142, 98, 72), (92, 64, 50)])
     hair = pick(rng, [(40, 32, 28), (96, 66, 40), (190, 160, 110)])
     coat, trousers, stride, turn = pick(rng), pick(rng), rng.uniform(0.03, 0.14), rng.choice([-1, 1])
-    draw = lambda points, paint, **more: stage.card(x, z, np.array(points) * size * (turn, 1), paint, "person", **more)
+    draw = lambda points, paint, **more: card(stage, x, z, np.array(points) * size * (turn, 1), paint, "person", **more)
     for step, shade in ((-stride, 0.72), (stride, 1.05)):  # the far leg and arm are in the shade
         draw([(-0.07, 0.5), (0.07, 0.5), (step + 0.05, 0.02), (step - 0.05, 0.02)], trousers, shade=shade)
         draw(box(step - 0.05, step + 0.1, 0, 0.045), (30, 28, 28))
@@ -459,10 +547,10 @@ def person(stage, x, z, size):
         draw(box(-0.21, -0.1, 0.5, 0.76), pick(rng))
 
 # %% ../nbs/06_streets.ipynb #7d88a446
-def sign(stage, x, z, size):
+def sign(stage: Stage, x: float, z: float, size: float) -> None:
     "Draw a traffic sign of size metres across, on a post of 2.1 metres."
     rng, middle = stage.rng, 2.1 + size / 2
-    stage.card(x, z, box(-0.07 * size, 0.07 * size, 0, middle), (142, 146, 150), "pole")
+    card(stage, x, z, box(-0.07 * size, 0.07 * size, 0, middle), (142, 146, 150), "pole")
     corners = [3, 4, 8, 18, 4.5, 18][rng.integers(6)]
     start = {3: 90, 4: 45, 4.5: 0, 8: 22.5, 18: 0}[corners]  # 4 stands on a side, 4.5 on a corner
     angles = np.radians(start + np.arange(int(corners)) * 360 / int(corners))
@@ -473,19 +561,20 @@ def sign(stage, x, z, size):
         ((240, 238, 234), (40, 116, 76), (240, 238, 234)), ((120, 124, 128), (158, 162, 164), (130, 134, 138)),
     ][rng.integers(6)]
     for scale, colour in ((1.0, rim), (0.78, field)):
-        stage.card(x, z, plate * scale + (0, middle), colour, "sign")
-    stage.card(x, z, box(-0.06 * size, 0.06 * size, middle - 0.2 * size, middle + 0.2 * size), mark, "sign")
+        card(stage, x, z, plate * scale + (0, middle), colour, "sign")
+    card(stage, x, z, box(-0.06 * size, 0.06 * size, middle - 0.2 * size, middle + 0.2 * size), mark, "sign")
 
 # %% ../nbs/06_streets.ipynb #6357f8ef
-def bicycle(stage, x, z, size):
+def bicycle(stage: Stage, x: float, z: float, size: float) -> None:
     "Draw a bicycle from the side."
     rng = stage.rng
     paint, turn = pick(rng), rng.choice([-1, 1]) * rng.uniform(0.8, 1.0)
-    draw = lambda points, paint, **more: stage.card(x, z, np.array(points) * size * (turn, 1), paint, "bicycle", **more)
+    turned = lambda points: np.array(points) * size * (turn, 1)
+    draw = lambda points, paint, **more: card(stage, x, z, turned(points), paint, "bicycle", **more)
     back, front, crank, seat, bar = np.array([(-0.5, 0.34), (0.5, 0.34), (-0.08, 0.32), (-0.2, 0.76), (0.34, 0.82)])
-    for wheel in (back, front):
-        draw(disc(*wheel, 0.34), (150, 152, 156), alpha=110)
-        draw(ring(*wheel, 0.34, 0.075), (22, 22, 24))
+    for a, b in (back, front):
+        draw(disc(a, b, 0.34), (150, 152, 156), alpha=110)
+        draw(ring(a, b, 0.34, 0.075), (22, 22, 24))
     draw([crank, seat, bar], mix(paint, (90, 90, 90), 0.5), alpha=90)
     for a, b in ((crank, seat), (crank, bar), (seat, bar), (back, crank), (back, seat), (bar, front)):
         draw([a - 0.035, a + 0.035, b + 0.035, b - 0.035], paint)
@@ -493,27 +582,32 @@ def bicycle(stage, x, z, size):
     draw([(0.26, 0.94), (0.46, 1.0), (0.46, 0.92), (0.34, 0.78)], (30, 30, 32))
 
 # %% ../nbs/06_streets.ipynb #d487c557
-DRAW = {"tree": tree, "car": car, "pole": pole, "person": person, "sign": sign, "bicycle": bicycle}
+DRAW: dict[str, Callable[[Stage, float, float, float], None]] = {
+    "tree": tree, "car": car, "pole": pole, "person": person, "sign": sign, "bicycle": bicycle,
+}
 
 
-def places(stage, left, right):
+def places(stage: Stage, left: float, right: float) -> tuple[list[Point], list[Point]]:
     "Free places (x, z) in metres on the lanes and at the kerbs, each in random order."
     lane = [(x, z) for x in (left + 1.5, right - 1.5) for z in np.arange(7, 46, 6.5)]
     kerb = [(x, z) for x in (left - 0.8, right + 0.8) for z in np.geomspace(6, 46, 14)]
-    seen = lambda spots: [(x, z) for x, z in spots if 0 < stage.at(x, 0, z)[0] < stage.size[0]]
-    return tuple(list(map(tuple, stage.rng.permutation(seen(spots)).tolist())) for spots in (lane, kerb))
+    seen = lambda spots: [(x, z) for x, z in spots if 0 < stage.camera.at(x, 0, z)[0] < stage.size[0]]
+    drawn = lambda spots: [(x, z) for x, z in stage.rng.permutation(seen(spots)).tolist()]
+    return drawn(lane), drawn(kerb)
 
 # %% ../nbs/06_streets.ipynb #34e481f5
-def cast(stage, x, z, size, breadth):
+def cast(stage: Stage, x: float, z: float, size: float, breadth: float) -> None:
     "Let something cast its shadow on the ground: away from the sun, or around its foot if there is none."
-    reach = -stage.sun * stage.reach * size if stage.shadow > 0.3 else 0
+    light = stage.light
+    reach = -light.sun * light.reach * size if light.shadow > 0.3 else 0
     points = disc(x + 0.5 * reach, z, 0.5 * abs(reach) + breadth, breadth)
-    stage.fill([stage.at(a, 0, max(b, 2.2)) for a, b in points], (0, 0, 0), z, alpha=40 + stage.dark)
+    stage.fill([stage.camera.at(a, 0, max(b, 2.2)) for a, b in points], (0, 0, 0), z, alpha=40 + light.dark)
 
 # %% ../nbs/06_streets.ipynb #ad5f884d
-def objects(stage, left, right, imbalance_factor, mask_scale):
+def objects(stage: Stage, left: float, right: float, imbalance_factor: float, mask_scale: float) -> list[Item]:
     "List the objects of a scene as (depth, function that draws it), and lay their shadows."
-    rng, items, (lane, kerb) = stage.rng, [], places(stage, left, right)
+    rng, (lane, kerb) = stage.rng, places(stage, left, right)
+    items: list[Item] = []
     for name, mean in reversed(mean_instances(imbalance_factor).items()):  # the rare choose their places first
         base, near, far = OBJECTS[name]
         spots = lane if name == "car" else kerb
@@ -523,22 +617,23 @@ def objects(stage, left, right, imbalance_factor, mask_scale):
                 x += np.sign(x - stage.middle) * (rng.uniform(0, 1.8) if rng.random() < 0.8 else -3.0)
             size = base * mask_scale * rng.uniform(0.85, 1.15)
             cast(stage, x, z, size, size * {"tree": 0.14, "pole": 0.025, "sign": 0.1}.get(name, 0.16))
-            items.append((z, lambda draw=DRAW[name], at=(x, z, size): draw(stage, *at)))
+            items.append((z, partial(DRAW[name], stage, x, z, size)))
     return items
 
 # %% ../nbs/06_streets.ipynb #46950f5e
-def rain(stage):
+def rain(stage: Stage) -> None:
     "Mirror the scene faintly in the road."
     width, height = stage.size
-    squeeze = stage.horizon / (height - stage.horizon)  # the lower part shows all of the upper one
-    upside_down = (1, 0, 0, 0, -squeeze, stage.horizon * (1 + squeeze))
+    horizon = stage.camera.horizon
+    squeeze = horizon / (height - horizon)  # the lower part shows all of the upper one
+    upside_down = (1, 0, 0, 0, -squeeze, horizon * (1 + squeeze))
     turned = stage.image.transform(stage.size, Image.Transform.AFFINE, upside_down)
     blurred = turned.resize((width // 6, height // 24)).resize(stage.size, Image.Resampling.BICUBIC)
     road = stage.label.point([90 * (k == CLASSES.index("road")) for k in range(256)])
     stage.image.paste(blurred, mask=road)
 
 # %% ../nbs/06_streets.ipynb #7f5c17c2
-def expose(stage, height, width):
+def expose(stage: Stage, height: int, width: int) -> np.ndarray:
     "The picture (height, width, 3) uint8 that the camera takes of the stage."
     rng = stage.rng
     image = np.asarray(stage.image.resize((width, height), Image.Resampling.LANCZOS), float) / 255
@@ -548,6 +643,22 @@ def expose(stage, height, width):
     image = np.clip(image, 0, 1) ** rng.uniform(0.85, 1.15)
     image += rng.normal(0, rng.uniform(0.001, 0.005), (height, width, 1))
     return (image.clip(0, 1) * 127).round().astype("uint8") * 2
+
+# %% ../nbs/06_streets.ipynb #dc00d4c3
+def compose(stage: Stage, imbalance_factor: float, mask_scale: float) -> None:
+    "Draw everything that stands in a scene, from the far end of the street to the camera."
+    rng = stage.rng
+    breadth, camera = rng.uniform(6.5, 9.5), rng.uniform(0.15, 0.95)
+    left, right = -camera * breadth, (1 - camera) * breadth
+    sky(stage)
+    skyline(stage)
+    ground(stage, left, right)
+    items = row(stage, left - rng.uniform(3, 6), -1) + row(stage, right + rng.uniform(3, 6), 1)
+    items += objects(stage, left, right, imbalance_factor, mask_scale)
+    for _, draw in sorted(items, key=lambda item: -item[0]):
+        draw()
+    if rng.random() < 0.5 - stage.light.shadow:
+        rain(stage)
 
 # %% ../nbs/06_streets.ipynb #aa5dbb29
 def draw_scene(
@@ -559,32 +670,41 @@ def draw_scene(
 ) -> tuple[np.ndarray, np.ndarray]:  # image (height, width, 3) uint8, label (height, width) uint8
     "Draw one street scene and its label map."
     stage = Stage(rng, height, width)
-    breadth, camera = rng.uniform(6.5, 9.5), rng.uniform(0.15, 0.95)
-    left, right = -camera * breadth, (1 - camera) * breadth
-    sky(stage)
-    skyline(stage)
-    ground(stage, left, right)
-    items = row(stage, left - rng.uniform(3, 6), -1) + row(stage, right + rng.uniform(3, 6), 1)
-    items += objects(stage, left, right, imbalance_factor, mask_scale)
-    for _, draw in sorted(items, key=lambda item: -item[0]):
-        draw()
-    if rng.random() < 0.5 - stage.shadow:
-        rain(stage)
+    compose(stage, imbalance_factor, mask_scale)
     label = np.asarray(stage.label)[FINE // 2 :: FINE, FINE // 2 :: FINE]
     return expose(stage, height, width), label
 
 # %% ../nbs/06_streets.ipynb #1a8c5887
-def check(scenes, height, width, imbalance_factor, mask_scale, seed):
-    "Raise ValueError for the first argument that no data set can be drawn with."
-    rules = [
-        ("scenes", scenes, 1, "at least 1"), ("height", height, 32, "at least 32 pixels"),
-        ("width", width, 32, "at least 32 pixels"), ("imbalance_factor", imbalance_factor, 1, "at least 1"),
-        ("mask_scale", mask_scale, 0.1, "at least 0.1"), ("seed", seed, 0, "at least 0"),
-    ]
-    for name, value, least, expected in rules:
-        whole = name not in ("imbalance_factor", "mask_scale")
-        if not (value >= least and math.isfinite(value)) or (whole and value != int(value)):
-            raise ValueError(f"{name} is {value}; expected {'a whole number, ' if whole else 'a number, '}{expected}")
+def check_options(
+    scenes: int, height: int, width: int, imbalance_factor: float, mask_scale: float, seed: int
+) -> None:
+    "`ValueError` that names the first option of `build` that no data set can be drawn with."
+    for name, value, least in (("scenes", scenes, 1), ("height", height, 32), ("width", width, 32), ("seed", seed, 0)):
+        whole_number(value, name, least)
+    check_number(imbalance_factor, "imbalance_factor", "a number of at least 1", lambda x: 1 <= x < math.inf)
+    check_number(mask_scale, "mask_scale", "a number of at least 0.1", lambda x: 0.1 <= x < math.inf)
+
+# %% ../nbs/06_streets.ipynb #ae855dcc
+@contextmanager
+def appearing(folder: Path) -> Iterator[Path]:
+    "A scratch folder that is named `folder` when the block is left, and gone after an error. It must not exist before."
+    if folder.exists():
+        raise FileExistsError(f"{folder} exists already: remove it first, or choose another folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        draft = Path(scratch) / folder.name
+        draft.mkdir()
+        yield draft
+        os.rename(draft, folder)
+
+# %% ../nbs/06_streets.ipynb #5fd9d7b9
+ABOUT = {"names": CLASSES, "colours": COLOURS, "ignore_index": IGNORE_INDEX}  # what dataset.yaml holds
+
+
+def write_scene(folder: Path, i: int, image: np.ndarray, label: np.ndarray) -> None:
+    "Write scene `i` to the two folders of a data set."
+    for kind, pixels in (("images", image), ("labels", label)):
+        Image.fromarray(pixels).save(folder / kind / f"{i:04d}.png")
 
 # %% ../nbs/06_streets.ipynb #66eecd68
 def build(
@@ -597,35 +717,34 @@ def build(
     seed: int = 0,  # another seed, another data set
 ) -> Path:  # the folder
     "Write a data set of street scenes; ValueError for bad arguments, FileExistsError if the folder is there already."
-    check(scenes, height, width, imbalance_factor, mask_scale, seed)
-    folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists already: remove it first, or choose another folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        draft = Path(scratch) / folder.name
+    check_options(scenes, height, width, imbalance_factor, mask_scale, seed)
+    with appearing(Path(folder)) as draft:
         for kind in ("images", "labels"):
-            (draft / kind).mkdir(parents=True)
+            (draft / kind).mkdir()
         for i in range(scenes):
             pair = draw_scene(np.random.default_rng([seed, i]), height, width, imbalance_factor, mask_scale)
-            for kind, pixels in zip(("images", "labels"), pair, strict=True):
-                Image.fromarray(pixels).save(draft / kind / f"{i:04d}.png")
-        about = {"names": CLASSES, "colours": COLOURS, "ignore_index": IGNORE_INDEX}
-        (draft / "dataset.yaml").write_text(yaml.safe_dump(about, sort_keys=False, default_flow_style=None))
-        os.rename(draft, folder)
-    return folder
+            write_scene(draft, i, *pair)
+        about = yaml.safe_dump(ABOUT, sort_keys=False, default_flow_style=None)
+        (draft / "dataset.yaml").write_text(about, encoding="utf-8", newline="\n")  # the same bytes on every system
+    return Path(folder)
 
 # %% ../nbs/06_streets.ipynb #5551fec7
 def main(
     argv: list[str] | None = None,  # command line arguments; those of the process by default
 ) -> None:
     "Command line: python -m pat.streets FOLDER"
-    parser = argparse.ArgumentParser(description="Draw a long-tailed data set of street scenes.")
-    parser.add_argument("folder")
+    parser = argparse.ArgumentParser(prog="python -m pat.streets", description="Draw long-tailed street scenes.")
+    parser.add_argument("folder", help="the data set to make; a relative path starts at the root")
+    add_root(parser)
     for name, option in list(inspect.signature(build).parameters.items())[1:]:
         default, flag = option.default, f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=type(default), default=default, help=f"default: {default}")
-    print(build(**vars(parser.parse_args(argv))))
+    options = vars(parser.parse_args(argv))
+    folder = options.pop("root") / options.pop("folder")
+    try:
+        print(build(folder, **options))
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
 
 # %% ../nbs/06_streets.ipynb #c7ebee62
 if __name__ == "__main__" and "__file__" in globals():  # a module that was started, not a notebook

@@ -36,7 +36,7 @@ from .datasets import FORMATS, Prepared, write_json
 from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model
-from .params import choose, grid_runs, load_params, run_settings, whole_number
+from .params import add_root, choose, grid_runs, load_params, run_settings, whole_number
 
 # %% ../nbs/11_training.ipynb #9b1e1bd7
 def check_values(
@@ -530,13 +530,14 @@ def check_params(
 def main(argv: list[str] | None = None) -> None:
     "`python -m pat.training FILE`: check a params.yaml."
     parser = argparse.ArgumentParser(prog="python -m pat.training", description="Check a params.yaml.")
-    parser.add_argument("file", help="a params.yaml, from the project's root")
-    file = parser.parse_args(argv).file
+    parser.add_argument("file", help="a params.yaml; a relative path starts at the root")
+    add_root(parser)
+    arguments = parser.parse_args(argv)
     try:
-        params = check_params(file)
+        params = check_params(arguments.root / arguments.file)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"{file}: {len(params['runs'])} runs, all names and options exist")
+    print(f"{arguments.file}: {len(params['runs'])} runs, all names and options exist")
 
 # %% ../nbs/11_training.ipynb #e9ac8810
 if __name__ == "__main__" and "__file__" in globals():  # a script, not a notebook

@@ -310,7 +310,7 @@ def test_official_splits_are_those_of_the_files(pets, cityscapes, nyuv2):
     assert {source.pairs[i].image.parts[-3] for i in source.official["test"]} == {"val"}
     source, splits = open_source("nyuv2", nyuv2), loadmat(nyuv2 / "splits.mat")
     for split in ("train", "test"):
-        assert [source.pairs[i].index + 1 for i in source.official[split]] == splits[f"{split}Ndxs"].ravel().tolist()
+        assert [source.pairs[i].position + 1 for i in source.official[split]] == splits[f"{split}Ndxs"].ravel().tolist()
 
 
 def test_existing_splits_stay_as_they_are():

@@ -42,7 +42,7 @@ def test_the_real_split_lists_the_real_test_maps(tmp_path, label_maps):
     root = with_real_tables(tmp_path / "nyuv2", np.zeros((1449, 2, 2, 3), np.uint8), np.zeros((1449, 2, 2), np.uint16))
     shutil.copy(REAL / "splits.mat", root)
     source = open_source("nyuv2", root)
-    assert [source.pairs[i].index + 1 for i in source.official["test"]] == sorted(label_maps)
+    assert [source.pairs[i].position + 1 for i in source.official["test"]] == sorted(label_maps)
     split = split_indices(source, "official")
     assert [len(part) for part in split.values()] == [716, 79, 654] == [716, 79, len(label_maps)]  # 795 = 716 + 79
     assert not set(split["test"]) & {*split["train"], *split["val"]}

@@ -1,6 +1,11 @@
 """params.yaml: what is read, joined and refused."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +19,7 @@ from pat.params import (
     load_params,
     main,
     profile_file,
+    project_root,
     run_settings,
     write_runs,
 )  # fmt: skip
@@ -70,11 +76,81 @@ def test_choose_names_the_nearest_and_all(name, known, message):
         choose(name, known, "model")
 
 
+# --- where paths start
+
+
+def test_the_root_is_the_project_that_one_works_in():
+    assert Path(__file__).parents[1] == ROOT
+    for folder in (".", "nbs", "nbs/paper", "profiles/camvid", "tests/expected"):
+        assert project_root(ROOT / folder) == ROOT, folder
+
+
+def test_a_relative_start_is_one_of_the_working_directory(tmp_path, monkeypatch):
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "nbs").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert project_root(Path("nbs")) == project_root(Path(".")) == tmp_path
+
+
+def test_the_nearest_project_counts(tmp_path):
+    for folder in (tmp_path, tmp_path / "copy"):
+        folder.mkdir(exist_ok=True)
+        (folder / "params.yaml").write_text("params_file: 'params.yaml'  # this one\n")
+        (folder / "dvc.yaml").touch()
+    assert project_root(tmp_path / "copy") == tmp_path / "copy" and project_root(tmp_path) == tmp_path
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {},
+        {"params.yaml": "params_file: params.yaml\n"},  # no pipeline
+        {"dvc.yaml": "stages: {}\n"},
+        {"params.yaml": "lr: 0.1\n", "dvc.yaml": "stages: {}\n"},  # somebody's own DVC project
+        {"params.yaml": "# params_file: params.yaml\n", "dvc.yaml": "stages: {}\n"},
+        {"params.yaml": "params_file: profiles/tiny/params.yaml\n", "dvc.yaml": "stages: {}\n"},
+        {"params.yaml": b"\xff\xfe", "dvc.yaml": "stages: {}\n"},
+        {"params.yaml/is": "a folder", "dvc.yaml": "stages: {}\n"},
+    ],
+)
+def test_outside_of_a_project_it_is_the_start(tmp_path, files):
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    (tmp_path / "a/b").mkdir(parents=True)
+    assert project_root(tmp_path) == tmp_path and project_root(tmp_path / "a/b") == tmp_path / "a/b"
+
+
+def python(folder, *arguments):
+    "What Python prints when it runs in `folder` with the package of this project."
+    env = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
+    return done.stdout.strip() or done.stderr.strip().splitlines()[-1]
+
+
+def test_a_process_finds_its_project_or_stays_where_it_is(tmp_path):
+    code = "from pat.params import ROOT; print(ROOT)"
+    assert python(ROOT / "nbs/paper", "-c", code) == str(ROOT)
+    assert python(tmp_path, "-c", code) == str(tmp_path)
+
+
+def test_the_checks_need_no_yaml(tmp_path):
+    "The losses use them, and need torch alone."
+    code = "import sys; sys.modules['yaml'] = None; from pat.params import choose; print(choose(1, [1], 'x'))"
+    assert python(tmp_path, "-c", code) == "1"
+
+
+def test_the_command_line_takes_a_root(tmp_path, write):
+    write(tables=TABLES)
+    assert python(ROOT, "-m", "pat.params", "params.yaml", "--root", str(tmp_path)) == "params.yaml: 14 runs"
+    assert load_params(tmp_path / "params.yaml")["runs"]
+    assert python(tmp_path, "-m", "pat.params", "params.yaml") == "params.yaml: 14 runs"
+    error = python(tmp_path, "-m", "pat.params", "params.yaml", "--root", "nowhere")
+    assert error.endswith("argument --root: nowhere is no folder: make it first, or correct the path")
+
+
 # --- files
-
-
-def test_root_holds_the_parameters():
-    assert (ROOT / "params.yaml").is_file() and (ROOT / "pat" / "params.py").is_file()
 
 
 def test_sample_is_the_params_file_of_the_root():
@@ -252,6 +328,15 @@ def test_runs_at_the_end_of_the_file(write, empty):
     file = write(tables=TABLES, runs=None)
     file.write_text(file.read_text() + empty)
     assert len(write_runs(file)) == 14 and load_params(file)["runs"] == grid_runs(load_params(file))
+
+
+def test_runs_that_start_no_line_are_not_lost_silently(write):
+    file = write(tables=TABLES)
+    file.write_text(file.read_text().replace("\nruns:", '\n"runs":'))
+    before = file.read_text()
+    with pytest.raises(ValueError, match=rf"{re.escape(str(file))}: no line starts with `runs:`, expected"):
+        write_runs(file)
+    assert file.read_text() == before
 
 
 def test_a_wrong_grid_writes_nothing(write, capsys):

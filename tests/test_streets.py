@@ -148,19 +148,19 @@ def test_nothing_is_left_of_a_build_that_fails(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argument", "value", "expected"),
     [
-        ("scenes", 0, "a whole number, at least 1"),
-        ("scenes", 2.5, "a whole number, at least 1"),
-        ("height", 8, "a whole number, at least 32 pixels"),
-        ("width", 31, "a whole number, at least 32 pixels"),
-        ("imbalance_factor", 0.5, "a number, at least 1"),
-        ("imbalance_factor", float("nan"), "a number, at least 1"),
-        ("mask_scale", 0, "a number, at least 0.1"),
-        ("mask_scale", float("inf"), "a number, at least 0.1"),
-        ("seed", -1, "a whole number, at least 0"),
+        ("scenes", 0, "a whole number of at least 1"),
+        ("scenes", 2.5, "a whole number of at least 1"),
+        ("height", 8, "a whole number of at least 32"),
+        ("width", 31, "a whole number of at least 32"),
+        ("imbalance_factor", 0.5, "a number of at least 1"),
+        ("imbalance_factor", float("nan"), "a number of at least 1"),
+        ("mask_scale", 0, "a number of at least 0.1"),
+        ("mask_scale", float("inf"), "a number of at least 0.1"),
+        ("seed", -1, "a whole number of at least 0"),
     ],
 )
 def test_bad_argument(tmp_path, argument, value, expected):
-    with pytest.raises(ValueError, match=f"^{argument} is {value}; expected {expected}$"):
+    with pytest.raises(ValueError, match=f"^{argument} is {value}, expected {expected}$"):
         build(tmp_path / "streets", **{argument: value})
     assert list(tmp_path.iterdir()) == []
 
@@ -169,3 +169,12 @@ def test_command_line(tmp_path, capsys):
     main([str(tmp_path / "cli"), "--scenes", "2", "--mask-scale", "1.5", "--seed", "4"])
     assert capsys.readouterr().out.strip() == str(tmp_path / "cli")
     assert contents(tmp_path / "cli") == contents(build(tmp_path / "api", scenes=2, mask_scale=1.5, seed=4))
+
+
+def test_command_line_starts_at_the_root(tmp_path, capsys):
+    main(["cli", "--root", str(tmp_path), "--scenes", "1"])
+    assert capsys.readouterr().out.strip() == str(tmp_path / "cli") and len(contents(tmp_path / "cli")) == 3
+    with pytest.raises(SystemExit, match=r"^error: .*cli exists already: remove it first"):
+        main(["cli", "--root", str(tmp_path), "--scenes", "1"])
+    with pytest.raises(SystemExit, match=r"^error: scenes is 0, expected a whole number of at least 1$"):
+        main(["other", "--root", str(tmp_path), "--scenes", "0"])
