@@ -59,7 +59,7 @@ def project(tmp_path_factory):
     params = yaml.safe_load((root / "params.yaml").read_text())
     params["train"] |= {"epochs": 1, "batch_size": 8}
     params["models"]["segnet"]["width"] = 4
-    params["tables"] = {"table1": {"models": ["segnet"], "losses": ["ce", "pat-inverse"]}}
+    params["tables"] = {"table1": {"models": ["segnet"], "losses": ["ce", "pat-written"]}}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     for command in ((sys.executable, "-m", "pat.params", "params.yaml"), ("dvc", "repro", "table1")):
         status, output = run(root, *command)
@@ -127,10 +127,10 @@ def test_one_table_alone_makes_what_it_needs(project):
     for name in (*(f"tables/table1.{ending}" for ending in ("md", "tex", "csv")), "datasets/streets.json"):
         assert (results / name).stat().st_size > 0, name
     assert not (results / "figures").exists() and not (results / "report.html").exists()
-    result = json.loads((results / "runs/streets-segnet-pat-inverse.json").read_text())
+    result = json.loads((results / "runs/streets-segnet-pat-written.json").read_text())
     assert result["smoke"] is False and result["settings"]["loss_options"]["beta"] == "inverse"
     assert 0 < result["test"]["miou"] < 1
-    assert "pat-inverse" in (results / "tables/table1.md").read_text()
+    assert "pat-written" in (results / "tables/table1.md").read_text()
     assert not [*results.rglob("*.tmp*")] and not [*(project / "cache").rglob("*.tmp*")]
 
 
@@ -142,18 +142,18 @@ def test_metrics_and_plots_of_the_runs(project):
     status, output = run(project, "dvc", "plots", "show", "--out", "plots")
     assert status == 0 and "plots/index.html" in output
     page = (project / "plots/index.html").read_text()
-    assert "val_miou" in page and "streets-segnet-pat-inverse" in page
+    assert "val_miou" in page and "streets-segnet-pat-written" in page
 
 
 def test_nothing_changed_nothing_runs_and_an_edited_loss_trains_its_own_run(project):
     assert "Running stage" not in run(project, "dvc", "repro", "table1")[1]
-    before = json.loads((project / "results/sample/runs/streets-segnet-pat-inverse.json").read_text())
+    before = json.loads((project / "results/sample/runs/streets-segnet-pat-written.json").read_text())
     edit(project / "params.yaml", "alpha: 1", "alpha: 0.7")
     status, output = run(project, "dvc", "repro", "train")
     assert status == 0, output
     ran = re.findall(r"Running stage '([^']+)'", output)
-    assert ran == ["check", "train@streets-segnet-pat-inverse"]
-    after = json.loads((project / "results/sample/runs/streets-segnet-pat-inverse.json").read_text())
+    assert ran == ["check", "train@streets-segnet-pat-written"]
+    after = json.loads((project / "results/sample/runs/streets-segnet-pat-written.json").read_text())
     assert after["settings"]["loss_options"]["alpha"] == 0.7 and after["test"] != before["test"]
 
 
@@ -168,7 +168,7 @@ def test_a_rerun_writes_the_same_bytes(project):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("loss: pat-inverse", "loss: pat-invers", "Did you mean 'pat-inverse'?"),
+        ("loss: pat-written", "loss: pat-writen", "Did you mean 'pat-written'?"),
         ("model: segnet", "model: segnt", "Did you mean 'segnet'?"),
         ("dataset: streets", "dataset: street", "Did you mean 'streets'?"),
         ("gamma: 2", "gama: 2", "Did you mean 'gamma'?"),
