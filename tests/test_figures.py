@@ -138,7 +138,23 @@ def test_a_run_without_checkpoint_is_named(project):
 def test_a_checkpoint_of_other_settings_is_refused(project):
     file = project / "params.yaml"
     file.write_text(file.read_text().replace("kappa: 3", "kappa: 4"))
-    with pytest.raises(ValueError, match=r"streets-segnet-pat-exponential/best\.ckpt was trained with other settings"):
+    run, changed = "streets-segnet-pat-exponential", r"\(loss_options\.kappa is 3 instead of 4\)"
+    message = rf"{run}/best\.ckpt was trained with other settings than params\.yaml has {changed}: `dvc repro .*@{run}`"
+    with pytest.raises(ValueError, match=message):
+        predict()
+
+
+def test_a_checkpoint_with_an_option_of_former_times_or_none_at_all_is_refused(project):
+    file = project / "checkpoints/sample/streets-unet-ce/best.ckpt"
+    saved = torch.load(file, weights_only=True)
+    saved["settings"]["loss_options"]["gone"] = 0.1
+    torch.save(saved, file)
+    again = r"`dvc repro -f -s dvc\.yaml:train@streets-unet-ce` trains run 'streets-unet-ce'"
+    message = rf"streets-unet-ce/best\.ckpt .* \(loss_options\.gone is 0\.1 instead of nothing\): {again}"
+    with pytest.raises(ValueError, match=message):
+        predict()
+    torch.save(saved["model"], file)
+    with pytest.raises(ValueError, match=rf"does not say what it belongs to, it has no 'settings': {again}"):
         predict()
 
 
