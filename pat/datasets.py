@@ -545,7 +545,9 @@ def finished(
 ) -> list[dict]:  # lines of the journal, a line per image
     "What is done in `folder` for this request and these files, from the first image on. Prints what differs."
     asked, done = read_journal(folder)
-    if differs := [key for key in request if asked and asked.get(key) != request[key]]:
+    if not done:
+        return []
+    if differs := [key for key in request if asked.get(key) != request[key]]:
         print(f"{folder} was prepared with another {', '.join(differs)}: all images are read again")
         return []
     hash_of = lambda pair: digest(pair.read()).hex()

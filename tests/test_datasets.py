@@ -2,8 +2,11 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
+import subprocess
+import sys
 from itertools import chain
 
 import h5py
@@ -262,6 +265,17 @@ def test_grey_image_becomes_three_channels(folder):
     Image.open(folder / "images" / "01.png").convert("L").save(folder / "images" / "01.png")
     image, _, _ = read_pair(open_source("folder", folder), 1, SIZE[1], SIZE[0])
     assert image.shape == (18, 24, 3) and (image[..., 0] == image[..., 2]).all()
+
+
+def test_relative_paths_start_at_the_working_directory_outside_of_a_project(tmp_path):
+    make_folder(tmp_path / "my")
+    code = "from pat.datasets import open_source; print(len(open_source('folder', 'my').pairs))"
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout == "10\n", done.stderr
+    (tmp_path / "other").mkdir()
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path / "other", env=env, capture_output=True, text=True)
+    assert f"{tmp_path}/other/my does not exist" in done.stderr
 
 
 # --- splits

@@ -570,6 +570,51 @@ def test_the_program_says_in_one_line_what_is_wrong(capsys):
     assert "one of: camvid, oxford_pet, cityscapes, nyuv2" in capsys.readouterr().out
 
 
+# ---- where it goes
+
+
+@pytest.fixture
+def installed(tmp_path):
+    "A folder as pip would fill it, and the environment of a process that imports the package from there."
+    site = tmp_path / "site-packages"
+    shutil.copytree(ROOT / "pat", site / "pat", ignore=shutil.ignore_patterns("__pycache__"))
+    return site, os.environ | {"PYTHONPATH": str(site), "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+def run_fetch(where, env, *arguments):
+    command = [sys.executable, "-m", "pat.fetch", *map(str, arguments)]
+    return subprocess.run(command, cwd=where, env=env, capture_output=True, text=True)
+
+
+def test_outside_of_a_project_the_data_go_to_the_working_directory(installed, tmp_path):
+    site, env = installed
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    before = sorted(site.rglob("*"))
+    done = run_fetch(mine, env, "camvid", "--from", miniatures.make_camvid(tmp_path / "CamVid"))
+    assert done.stdout.startswith(
+        "camvid: 10 images in datasets/camvid, not pinned, because this is no DVC project: `dvc"
+    )
+    assert len(open_source("camvid", mine / "datasets/camvid").pairs) == 10
+    assert names(mine) == ["datasets"] and names(mine / "datasets") == ["camvid"]
+    assert sorted(site.rglob("*")) == before  # nothing beside the package
+
+    dvc("init", "--quiet", "--no-scm", folder=mine)
+    done = run_fetch(mine, env, "camvid")
+    assert done.stdout == "camvid: 10 images were in datasets/camvid already, pinned in datasets/camvid.dvc\n"
+
+
+def test_root_names_another_folder(installed, project, datasets, tmp_path):
+    site, env = installed
+    source = miniatures.make_camvid(tmp_path / "CamVid")
+    done = run_fetch(tmp_path, env, "camvid", "--from", source, "--root", project)
+    assert done.stdout == "camvid: 10 images in datasets/camvid, pinned in datasets/camvid.dvc\n", done.stderr
+    assert names(datasets) == ["camvid", "camvid.dvc"] and names(tmp_path) == ["CamVid", "site-packages"]
+    assert names(site) == ["pat"]
+    done = run_fetch(tmp_path, env, "camvid", "--from", source, "--root", tmp_path / "typo")
+    assert done.returncode == 2 and f"{tmp_path}/typo is no folder: make it first" in done.stderr
+
+
 # ---- the official datasets
 
 

@@ -173,7 +173,7 @@ def test_a_rerun_writes_the_same_bytes(project):
         ("dataset: streets", "dataset: street", "Did you mean 'streets'?"),
         ("gamma: 2", "gama: 2", "Did you mean 'gamma'?"),
         ("epochs: 1", "epoch: 1", "Did you mean 'epochs'?"),
-        ("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n", "`python -m pat.params params.yaml` writes them anew"),
+        ("seeds:\n- 0\n", "seeds:\n- 0\n- 1\n", "params.yaml` writes them anew"),
     ],
 )
 def test_a_typo_in_params_yaml_stops_the_pipeline_before_anything_trains(project, old, new, message):
