@@ -203,12 +203,12 @@ def test_figures_show_each_row_of_pat_that_has_a_beta(project):
     rows = ["image", "label", "cross-entropy", "pat-inverse", "pat-exponential", "focal"]
     figure4, figure5, figure3 = figure(4), figure(5), figure(3)
     assert [ax.get_ylabel() for ax in figure4["fig"].axes if ax.get_ylabel()] == rows
-    assert "PAT: pat-inverse with beta inverse, epsilon 1; pat-exponential with beta exp" in figure4["caption"]
+    assert "PAT: pat-inverse with beta inverse, epsilon 1; pat-exponential with alpha 0.5, beta" in figure4["caption"]
     assert [ax.get_ylabel() for ax in figure5["fig"].axes if ax.get_ylabel()] == [
         "image", "label", "UNet\ncross-entropy", "UNet\npat-exponential"]  # fmt: skip
     assert list(figure3["families"]) == ["PAT, inverse, ε = 1", "PAT, exponential, κ = 3", "focal"]
     assert "PAT (pat-inverse, pat-exponential) at four temperatures" in figure3["caption"]
-    assert "row pat-exponential (beta exponential, temperature 2, kappa 3, alpha 0.5)" in figure(1)["caption"]
+    assert "row pat-exponential (alpha 0.5, beta exponential, kappa 3, temperature 2)" in figure(1)["caption"]
 
 
 def test_the_leading_row_is_exponential_or_else_the_first():
