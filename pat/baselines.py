@@ -6,8 +6,8 @@
 __all__ = ['LOSSES', 'LongTailTerms', 'LongTailLoss', 'check_lengths', 'known_counts', 'at_least', 'effective_weights',
            'FocalFactor', 'ClassBalancedLoss', 'log_prior', 'LogitAdjustmentLoss', 'BalancedSoftmaxLoss',
            'adjust_logits', 'DeferredReweighting', 'ldam_margin', 'take_margin', 'LDAMLoss', 'shaped_noise', 'BLVLoss',
-           'seesaw_shift', 'SeesawLoss', 'RegionLoss', 'DiceLoss', 'TverskyLoss', 'LovaszLoss', 'known_losses',
-           'build_loss']
+           'seesaw_shift', 'SeesawLoss', 'RegionLoss', 'labelled_images', 'DiceLoss', 'TverskyLoss', 'LovaszLoss',
+           'known_losses', 'build_loss']
 
 # %% ../nbs/03_baselines.ipynb #725812f2
 import math
@@ -80,7 +80,7 @@ def check_lengths(
                 f"one for each channel of logits {tuple(logits.shape)}"
             )
 
-
+# %% ../nbs/03_baselines.ipynb #d2efe7cb
 def known_counts(
     owner: str,  # who needs them, for the message
     name: str,  # "class_pixels" or "class_images"
@@ -95,7 +95,7 @@ def known_counts(
         raise ValueError(f"{name} is {value}, expected a count of 0 or more for each class")
     return counts
 
-
+# %% ../nbs/03_baselines.ipynb #6a1fced2
 def at_least(value: float, least: float, name: str, strictly: bool = False) -> float:
     "`value`, or a `ValueError` that names it if it is smaller than `least`, infinite or no number."
     expected = f"a number {'above' if strictly else 'of at least'} {least}"
@@ -163,7 +163,7 @@ def log_prior(
     n = counts.clamp(min=1)
     return (n / n.sum()).log()
 
-
+# %% ../nbs/03_baselines.ipynb #5a68958f
 class LogitAdjustmentLoss(LongTailLoss):
     "Cross-entropy of z + tau log n (Menon et al. 2021) in training, of z in eval()."
 
@@ -181,7 +181,7 @@ class LogitAdjustmentLoss(LongTailLoss):
         "z + tau log pi."
         return z + self.tau * over_pixels(self.log_prior, z) if self.training else z
 
-
+# %% ../nbs/03_baselines.ipynb #23849238
 class BalancedSoftmaxLoss(LogitAdjustmentLoss):
     "Balanced softmax (Ren et al. 2020): logit adjustment with tau = 1. Acts in training only."
 
@@ -214,7 +214,7 @@ class DeferredReweighting(LongTailLoss):
         super().__init__(ignore_index)
         if drw is not None:
             check_number(drw, "drw", "a share of the training from 0 to 1, or None", lambda value: 0 <= value <= 1)
-            self.keep("weight", effective_weights(known_counts(type(self).__name__, "class_images", class_images), beta))
+            self.keep("weight", effective_weights(known_counts("LDAMLoss", "class_images", class_images), beta))
         effective_weights([1.0], beta)  # refuses a wrong beta, whenever it is needed
         self.drw, self.beta = drw, beta
 
@@ -251,17 +251,17 @@ class LDAMLoss(DeferredReweighting):
         class_images: Tensor | None = None,  # (C,), for DRW's weights
         max_margin: float = 0.5,  # of the rarest class
         scale: float = 1.0,  # s; 30 for the cosines of a normalised head
-        drw: float | None = None,  # share of the training after which the weights join in; None: never
-        beta: float = 0.9999,  # of the weights
+        drw: float | None = None, beta: float = 0.9999,  # of `DeferredReweighting`
         ignore_index: int = 255,
     ):
         super().__init__(class_images, drw, beta, ignore_index)
         self.max_margin, self.scale = at_least(max_margin, 0, "max_margin"), at_least(scale, 0, "scale", strictly=True)
-        self.keep("margin", ldam_margin(known_counts(type(self).__name__, "class_pixels", class_pixels), max_margin))
+        self.keep("margin", ldam_margin(known_counts("LDAMLoss", "class_pixels", class_pixels), max_margin))
 
     def adjust(self, z: Tensor, index: Tensor, labelled: Tensor) -> Tensor:
         "s (z - m_y)."
-        return take_margin(self.scale * z, self.scale * self.margin, index, labelled) if self.training else self.scale * z
+        z = self.scale * z
+        return take_margin(z, self.scale * self.margin, index, labelled) if self.training else z
 
 # %% ../nbs/03_baselines.ipynb #08cbaeec
 def shaped_noise(
@@ -333,9 +333,8 @@ class SeesawLoss(LongTailLoss):
     ):
         super().__init__(ignore_index)
         self.p, self.q = at_least(p, 0, "p"), at_least(q, 0, "q")
-        # pixels seen so far; as whole numbers, which no cast to half precision rounds and every device has
-        counts = torch.zeros_like(known_counts(type(self).__name__, "class_pixels", class_pixels), dtype=torch.int64)
-        self.register_buffer("counts", counts)
+        n = known_counts(type(self).__name__, "class_pixels", class_pixels)
+        self.register_buffer("counts", torch.zeros_like(n, dtype=torch.int64))  # no cast to half precision rounds it
 
     def adjust(self, z: Tensor, index: Tensor, labelled: Tensor) -> Tensor:
         "z + log S, after counting."
@@ -360,11 +359,19 @@ class RegionLoss(nn.Module):
         index, labelled = check_target(logits, target, self.ignore_index)
         z = logits.to(working_dtype(logits)).reshape(*logits.shape[:2], -1, 1)  # the library knows images only
         index = torch.where(labelled == 0, -1, index).reshape(len(index), -1, 1)
-        images = (index >= 0).flatten(1).any(1)
-        if z.shape[1] == 1 or not images.any():
-            return (0 * z).sum()  # one class is never wrong
-        value = self.function(z, index) if images.all() else self.function(z[images], index[images])
-        return value + 0 * labelled.sum()  # NaN where a label was no class
+        return labelled_images(self.function, z, index) + 0 * labelled.sum()  # NaN where a label was no class
+
+# %% ../nbs/03_baselines.ipynb #5477b9c0
+def labelled_images(
+    function: Callable[[Tensor, Tensor], Tensor],
+    z: Tensor,  # (B, C, N, 1)
+    index: Tensor,  # (B, N, 1), true classes; -1 where there is no label
+) -> Tensor:  # scalar
+    "`function` of the images that have a label; 0 that keeps the graph without any, and with one class only."
+    images = (index >= 0).flatten(1).any(1)
+    if z.shape[1] == 1 or not images.any():
+        return (0 * z).sum()  # one class is never wrong
+    return function(z, index) if images.all() else function(z[images], index[images])
 
 # %% ../nbs/03_baselines.ipynb #ea35d543
 class DiceLoss(RegionLoss):
@@ -373,7 +380,7 @@ class DiceLoss(RegionLoss):
     def __init__(self, smooth: float = 0.0, ignore_index: int = 255):
         super().__init__("DiceLoss", ignore_index, smooth=smooth)
 
-
+# %% ../nbs/03_baselines.ipynb #a8e1d311
 class TverskyLoss(RegionLoss):
     "Tversky loss (Salehi et al. 2017): Dice with weights for false positives and false negatives."
 
@@ -381,7 +388,7 @@ class TverskyLoss(RegionLoss):
         at_least(gamma, 1, "gamma")  # below, the slope is infinite where the overlap is perfect
         super().__init__("TverskyLoss", ignore_index, alpha=alpha, beta=beta, gamma=gamma)
 
-
+# %% ../nbs/03_baselines.ipynb #4d8f4e35
 class LovaszLoss(RegionLoss):
     "Lovasz-softmax (Berman et al. 2018): a convex surrogate of the IoU. In float32, whatever the logits."
 
@@ -410,7 +417,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "lovasz": LovaszLoss,
 }
 
-
+# %% ../nbs/03_baselines.ipynb #4eb9e033
 def known_losses() -> dict[str, Callable[..., nn.Module]]:
     "Every loss by name: `LOSSES`, and those of `pat.released`, whose names end in -released."
     from pat.released import RELEASED  # not at the top: it builds on this module

@@ -78,7 +78,7 @@ def class_sizes(
     one = (labelled == 1).int()[:, None].flatten(1)  # integers: exact, whatever the order of the sums
     return one.new_zeros(len(one), classes).scatter_add_(1, index[:, None].flatten(1), one).float()
 
-
+# %% ../nbs/01_losses.ipynb #adad2044
 def mask_size_weight(
     sizes: Tensor,  # (B, C), of `class_sizes`
     alpha: float | None = 1.0,  # 1 divides by the mask's size (Eq. 4), 0 weighs all pixels of an image alike; at most 2
@@ -112,7 +112,7 @@ def exponential_beta(
     relative_slope = kappa * torch.exp(-nll)
     return (kappa - math.log(2) - relative_slope).exp_(), relative_slope
 
-
+# %% ../nbs/01_losses.ipynb #11fe21c8
 def inverse_beta(
     nll: Tensor,  # -log p of the true class at temperature T, any shape
     epsilon: float,  # constant; the largest coefficient is 1 / epsilon
@@ -121,7 +121,7 @@ def inverse_beta(
     phi = (torch.exp(-nll) + epsilon).reciprocal()
     return phi, torch.rsub(phi, 1, alpha=epsilon)  # 1 - epsilon phi
 
-
+# %% ../nbs/01_losses.ipynb #bd66788d
 def constant_beta(
     nll: Tensor,  # -log p of the true class at temperature T, any shape
     beta: Coefficient,  # one of the two above, its option bound
@@ -136,7 +136,7 @@ def only_for(beta: str, owner: str, name: str, value: float | None) -> None:
     if value is not None and beta != owner:
         raise ValueError(f"{name} is {value!r}, but only beta={owner!r} has it, and beta is {beta!r}: leave one out")
 
-
+# %% ../nbs/01_losses.ipynb #a394f4fc
 def beta_of(
     beta: str = "exponential",  # reading of Eq. 5: "exponential", "inverse" or "none"
     kappa: float | None = None,  # of the exponential reading, 0 to 60; None: 3
@@ -151,7 +151,8 @@ def beta_of(
         return partial(exponential_beta, kappa=kappa)
     if beta == "inverse":
         epsilon = 0.1 if epsilon is None else epsilon
-        check_number(epsilon, "epsilon", "more than 0: 1 / (p + epsilon) explodes without it", lambda v: 0 < v < math.inf)
+        expected = "more than 0: 1 / (p + epsilon) explodes without it"
+        check_number(epsilon, "epsilon", expected, lambda v: 0 < v < math.inf)
         return partial(inverse_beta, epsilon=epsilon)
     if beta != "none":
         raise ValueError(f"beta is {beta!r}, expected 'exponential', 'inverse' or 'none'")
@@ -187,7 +188,7 @@ def pat_weight(
         class_weight = class_weight * ce_scale(sizes, coefficient)
     return index, pixel_weight(class_weight, index, labelled), (sizes > 0).any(1).sum()
 
-
+# %% ../nbs/01_losses.ipynb #157fc084
 def soften(
     logits: Tensor,  # (B, C, ...)
     temperature: float,  # T, more than 0
@@ -218,7 +219,7 @@ def pat_loss(
     temperature: float = 1.0,  # T of p_T = softmax(z / T), more than 0
     kappa: float | None = None,  # rate of the exponential reading, 0 to 60; None: 3
     epsilon: float | None = None,  # constant of the inverse reading, more than 0; None: 0.1
-    alpha: float | None = 0.5,  # exponent of the mask's size, 0 to 2: 1 is Eq. 4; None: one mean over the batch's pixels
+    alpha: float | None = 0.5,  # exponent of the mask's size, 0 to 2: 1 is Eq. 4; None: one mean over all pixels
     detach_beta: bool = False,  # True: beta is a constant to the gradient
     log_temperature: bool = False,  # True: log p at temperature T too
     scale: str = "ce",  # "paper": Eq. 4; "ce": times the constant that gives a uniform prediction ln C
@@ -268,13 +269,12 @@ class PATLoss(PixelLoss):
     "`pat_loss` as a module; its options are described there. Without options: the recommended setting."
 
     def __init__(
-        self, beta: str = "exponential", temperature: float = 1.0, kappa: float | None = None,
+        self, beta: str = "exponential", temperature: float = 1, kappa: float | None = None,
         epsilon: float | None = None, alpha: float | None = 0.5, detach_beta: bool = False,
-        log_temperature: bool = False, scale: str = "ce", ignore_index: int = 255, reduction: str = "mean",
-    ):  # fmt: skip
+        log_temperature: bool = False, scale: str = "ce", ignore_index: int = 255, reduction: str = "mean"):
         super().__init__(pat_loss, beta=beta, temperature=temperature, kappa=kappa, epsilon=epsilon, alpha=alpha,
-                         detach_beta=detach_beta, log_temperature=log_temperature, scale=scale,
-                         ignore_index=ignore_index, reduction=reduction)  # fmt: skip
+            detach_beta=detach_beta, log_temperature=log_temperature, scale=scale, reduction=reduction,
+            ignore_index=ignore_index)  # fmt: skip
 
     @classmethod
     def as_written(cls, **options: Any) -> "PATLoss":

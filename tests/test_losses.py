@@ -284,8 +284,13 @@ def test_no_array_is_kept_without_a_gradient():
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"beta": "inverse", "temperature": 2}, {"log_temperature": True, "temperature": 2}, {"beta": "none"},
-     {"alpha": None, "detach_beta": True}],  # fmt: skip
+    [
+        {},
+        {"beta": "inverse", "temperature": 2},
+        {"log_temperature": True, "temperature": 2},
+        {"beta": "none"},
+        {"alpha": None, "detach_beta": True},
+    ],
 )
 def test_compiles_into_one_graph(options):
     logits, target = torch.randn(2, 5, 6, 7), torch.randint(5, (2, 6, 7))
@@ -465,14 +470,14 @@ def test_module_is_the_function_with_its_options(loss, options):
         (torch.zeros(2, 3), torch.zeros(2, 3), r"it looks one-hot, pass target.argmax\(1\)"),
         (torch.zeros(1, 3, 4, 5), torch.zeros(1, 3, 4, 5).long(), r"it looks one-hot, pass target.argmax\(1\)"),
         (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5, 3).long(), r"it looks one-hot, pass target.argmax\(-1\)"),
-        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 16, 20).long(), r"pass F.interpolate\(logits, target.shape\[1:\]\)"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 16, 20).long(), r"pass F.interpolate\(logits, target.shape\[1:\], "),
         (
             torch.zeros(1, 3, 4, 5),
             torch.zeros(1, 5, 4).long(),
             r"target has shape \(1, 5, 4\), expected \(1, 4, 5\) for logits \(1, 3, 4, 5\)",
         ),
         (torch.zeros(1, 3, 4, 5), torch.zeros(1, 2, 4, 5).long(), r"target has shape \(1, 2, 4, 5\)"),
-        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 1, 4, 5).int(), "dtype torch.int32, expected torch.int64: pass target"),
+        (torch.zeros(1, 3, 4, 5), torch.zeros(1, 1, 4, 5).int(), "dtype torch.int32, expected torch.int64: pass"),
         (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5).byte(), r"dtype torch.uint8, expected torch.int64: pass target"),
         (torch.zeros(1, 3, 4, 5), torch.zeros(1, 4, 5), "dtype torch.float32, expected torch.int64"),
         (
@@ -499,10 +504,10 @@ def test_255_is_an_error_where_it_is_not_the_ignore_index():
         (partial(PATLoss, beta="inverted"), "beta is 'inverted', expected 'exponential', 'inverse' or 'none'"),
         (partial(PATLoss, beta="inverse", epsilon=0), "epsilon is 0, expected more than 0"),
         (partial(PATLoss.as_written, epsilon=-0.1), "epsilon is -0.1, expected more than 0"),
-        (partial(PATLoss, beta="exponential", kappa=-1), "kappa is -1, expected 0 to 60"),
-        (partial(PATLoss, beta="exponential", kappa=61), "kappa is 61, expected 0 to 60: beyond, exp"),
-        (partial(PATLoss, beta="exponential", kappa=math.nan), "kappa is nan"),
-        (partial(PATLoss, beta="inverse", kappa=5), "kappa is 5, but only beta='exponential' has it, and beta is 'inverse'"),
+        (partial(PATLoss, kappa=-1), "kappa is -1, expected 0 to 60"),
+        (partial(PATLoss, kappa=61), "kappa is 61, expected 0 to 60: beyond, exp"),
+        (partial(PATLoss, kappa=math.nan), "kappa is nan"),
+        (partial(PATLoss, beta="inverse", kappa=5), "kappa is 5, but only beta='exponential' has it, and beta is "),
         (partial(PATLoss, beta="inverse", kappa="1e1"), "kappa is '1e1', but only beta='exponential' has it"),
         (partial(PATLoss, epsilon=0.5), "epsilon is 0.5, but only beta='inverse' has it, and beta is 'exponential'"),
         (partial(PATLoss, beta="none", epsilon=0.5), "epsilon is 0.5, but only beta='inverse' has it"),
@@ -632,7 +637,7 @@ def test_a_target_that_is_no_tensor(kind):
 @each_kind
 @pytest.mark.parametrize("size", [(), (24,), (4, 6), (2, 3, 4)])
 def test_any_number_of_spatial_dimensions(kind, size):
-    "The pixels of an image in another arrangement: the same value and gradient. MONAI's channel of one changes nothing."
+    "The pixels of an image in another arrangement, and MONAI's channel of one: the same value and gradient."
     logits = torch.randn(2, 3, *size, dtype=torch.float64)
     target = torch.randint(3, (2, *size))
     value, gradient = value_and_grad(kind, logits, target)
@@ -649,9 +654,15 @@ def test_any_number_of_spatial_dimensions(kind, size):
 @pytest.mark.parametrize("C", [2, 3, 11, 19, 150])
 @pytest.mark.parametrize(
     "make",
-    [lambda C: PATLoss(), lambda C: PATLoss(temperature=5), lambda C: PATLoss(beta="none"), PATLoss.as_released,
-     lambda C: PATLoss.as_written(), lambda C: PATLoss(detach_beta=True, alpha=1)],
-)  # fmt: skip
+    [
+        lambda C: PATLoss(),
+        lambda C: PATLoss(temperature=5),
+        lambda C: PATLoss(beta="none"),
+        lambda C: PATLoss(detach_beta=True, alpha=1),
+        lambda C: PATLoss.as_written(),
+        PATLoss.as_released,
+    ],
+)
 def test_a_uniform_prediction_of_all_classes_costs_ln_C(make, C):
     target = torch.arange(C).repeat(2, 3, 1)  # masks of one size, so that their mean over pixels is that over masks
     assert make(C)(torch.full((2, C, 3, C), 7.0), target).item() == pytest.approx(math.log(C), rel=1e-5)
@@ -683,12 +694,17 @@ def test_as_released_is_the_released_loss_times_a_constant(C, temperature):
         torch.testing.assert_close(one, constant * other, rtol=1e-5, atol=1e-12)
 
 
-def test_presets_are_options():
-    written, released = PATLoss.as_written(), PATLoss.as_released(11)
-    assert {k: written.options[k] for k in ("beta", "epsilon", "alpha")} == {"beta": "inverse", "epsilon": 0.1, "alpha": 1}
-    assert {k: released.options[k] for k in ("beta", "kappa", "alpha")} == {"beta": "exponential", "kappa": 11, "alpha": None}
-    assert PATLoss.as_written(epsilon=0.2, ignore_index=0).options["epsilon"] == 0.2
-    assert {k: PATLoss().options[k] for k in ("beta", "alpha", "scale")} == {"beta": "exponential", "alpha": 0.5, "scale": "ce"}
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        (PATLoss(), {"beta": "exponential", "kappa": None, "alpha": 0.5, "scale": "ce"}),
+        (PATLoss.as_written(), {"beta": "inverse", "epsilon": 0.1, "alpha": 1, "scale": "ce"}),
+        (PATLoss.as_written(epsilon=0.2, ignore_index=0), {"epsilon": 0.2, "alpha": 1, "ignore_index": 0}),
+        (PATLoss.as_released(11), {"beta": "exponential", "kappa": 11, "alpha": None, "log_temperature": True}),
+    ],
+)
+def test_presets_are_options(loss, expected):
+    assert {name: loss.options[name] for name in expected} == expected
 
 
 # --- everywhere
@@ -732,6 +748,6 @@ def test_labels_are_not_looked_at_on_an_accelerator(kind):
 def test_transforms_of_torch_func_are_refused_with_a_sentence(kind):
     logits, target = torch.randn(2, 3, 4, 4), torch.randint(3, (2, 4, 4))
     each = logits[:, None], target[:, None]
-    for transform, batch in ((torch.func.grad, (logits, target)), (torch.func.hessian, (logits, target)), (torch.func.vmap, each)):
-        with pytest.raises(RuntimeError, match="do not work inside torch.func transforms"):
+    for transform, batch in ((torch.func.grad, (logits, target)), (torch.func.vmap, each)):
+        with pytest.raises(RuntimeError, match=r"do not work inside torch\.func transforms"):
             transform(kind)(*batch)
