@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 from tqdm import tqdm
 
-# %% ../nbs/11_training.ipynb #cd5c1014
+# %% ../nbs/11_training.ipynb #8682bbbc
 from .baselines import build_loss
 from .datasets import FORMATS, Prepared, write_json
 from .losses import pixel_nll
@@ -38,7 +38,7 @@ from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model
 from .params import add_root, choose, grid_runs, load_params, run_settings, whole_number
 
-# %% ../nbs/11_training.ipynb #9b1e1bd7
+# %% ../nbs/11_training.ipynb #47b7732c
 def check_values(
     values: dict,  # of the fields of `TrainSettings`
 ) -> None:
@@ -70,7 +70,7 @@ class TrainSettings:
     def __post_init__(self) -> None:
         check_values(vars(self))
 
-# %% ../nbs/11_training.ipynb #3d3b8f42
+# %% ../nbs/11_training.ipynb #9fb4d08d
 def train_settings(options: dict) -> TrainSettings:
     "`TrainSettings` from the section `train` of a params.yaml. `ValueError` for an unknown or missing key."
     for option in options:
@@ -93,7 +93,7 @@ class Batches(torch.utils.data.Dataset):
         rows = self.members[batch]
         return torch.from_numpy(self.data.images[rows]), torch.from_numpy(self.data.labels[rows])
 
-# %% ../nbs/11_training.ipynb #09d25340
+# %% ../nbs/11_training.ipynb #cecc7db9
 def loader(
     data: Prepared,
     split: str,  # "train", "val" or "test"
@@ -107,7 +107,7 @@ def loader(
     sampler = BatchSampler(order, batch_size, drop_last=False)
     return DataLoader(batches, None, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available())
 
-# %% ../nbs/11_training.ipynb #33f8779a
+# %% ../nbs/11_training.ipynb #61189d52
 def layout(channels_last: bool) -> torch.memory_format:
     "Torch's name of the memory layout."
     return torch.channels_last if channels_last else torch.contiguous_format
@@ -153,7 +153,7 @@ def image_counts(
     hit = np.diagonal(matrices, axis1=1, axis2=2)
     return np.stack([hit, matrices.sum(2), matrices.sum(1)], -1).astype(np.int32)
 
-# %% ../nbs/11_training.ipynb #1f9b2e54
+# %% ../nbs/11_training.ipynb #62c39067
 def peak_memory(
     device: torch.device,
 ) -> float | None:  # MiB, of the device on a GPU, else of the process; None where nobody counts
@@ -167,7 +167,7 @@ def peak_memory(
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
-# %% ../nbs/11_training.ipynb #daea61bd
+# %% ../nbs/11_training.ipynb #25827bcb
 def cost(
     device: torch.device,
     seconds: list[float],  # training time of each epoch
@@ -181,7 +181,7 @@ def cost(
         "torch": torch.__version__,
     }
 
-# %% ../nbs/11_training.ipynb #50fc9d33
+# %% ../nbs/11_training.ipynb #c7d17372
 def start_fabric(
     cfg: TrainSettings,
     seed: int,
@@ -223,7 +223,7 @@ class Trainer:
     seconds: list[float] = field(default_factory=list)  # training time of each epoch
     best: dict = field(default_factory=dict)  # of the epochs so far: its "score", "epoch", and weights, "model"
 
-# %% ../nbs/11_training.ipynb #e4d1849f
+# %% ../nbs/11_training.ipynb #2b83338a
 def build_trainer(
     settings: dict,  # what `run_settings` returns
     data: Prepared,
@@ -241,7 +241,7 @@ def build_trainer(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cfg.epochs * len(batches))
     return Trainer(settings, data, cfg, fabric, model, loss_fn, optimizer, scheduler, order, batches)
 
-# %% ../nbs/11_training.ipynb #e2e9a6e9
+# %% ../nbs/11_training.ipynb #2d1c7312
 def train_step(
     trainer: Trainer,
     batch: Sequence[Tensor],  # of `loader`
@@ -255,7 +255,7 @@ def train_step(
     trainer.scheduler.step()
     return loss.detach()
 
-# %% ../nbs/11_training.ipynb #b58cb718
+# %% ../nbs/11_training.ipynb #ab911ad2
 def train_epoch(
     trainer: Trainer,
     bar: tqdm,  # moves on with every step
@@ -272,7 +272,7 @@ def train_epoch(
         raise FloatingPointError(f"the loss became {mean}: lower train.lr, or soften the options of the loss")
     return mean
 
-# %% ../nbs/11_training.ipynb #23a22839
+# %% ../nbs/11_training.ipynb #077cee44
 def validate(trainer: Trainer) -> dict:
     "Scores of the validation split."
     matrices, scores = evaluate(trainer.model, trainer.data, "val", trainer.cfg.batch_size, trainer.fabric.device)
@@ -311,7 +311,7 @@ def read_checkpoint(
         raise ValueError(f"{path} does not say what it belongs to, it has no {key!r}: {hint}")
     return saved
 
-# %% ../nbs/11_training.ipynb #d78eda0b
+# %% ../nbs/11_training.ipynb #7ef35317
 def differences(
     saved: dict,  # settings that a file remembers
     wanted: dict,  # settings that it should have
@@ -327,7 +327,7 @@ def differences(
             found.append(f"{within}{key} is {old} instead of {new}")
     return found
 
-# %% ../nbs/11_training.ipynb #5ca308e6
+# %% ../nbs/11_training.ipynb #6c7df7eb
 def identity(trainer: Trainer) -> str:
     "The settings and the data of a run, as JSON: what a checkpoint must share to be gone on from."
     meta = trainer.data.meta
@@ -344,7 +344,7 @@ def belongs(trainer: Trainer, path: Path) -> bool:
         print(f"{path} belongs to another training ({'; '.join(others)}): this one starts anew")
     return not others
 
-# %% ../nbs/11_training.ipynb #69daf025
+# %% ../nbs/11_training.ipynb #cb08c800
 def random_state() -> dict:
     "State of torch's generators, for `set_random_state`."
     return {"cpu": torch.get_rng_state(), "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
@@ -356,7 +356,7 @@ def set_random_state(state: dict) -> None:
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
 
-# %% ../nbs/11_training.ipynb #efbfe0a4
+# %% ../nbs/11_training.ipynb #7fc7852b
 def checkpoint_state(trainer: Trainer) -> dict:
     "All that the next epoch depends on."
     parts = ("model", "optimizer", "scheduler", "loss_fn", "history", "seconds", "best")
@@ -377,7 +377,7 @@ def resume(
     trainer.order.set_state(state["order"])
     set_random_state(state["random"])
 
-# %% ../nbs/11_training.ipynb #6ff285d4
+# %% ../nbs/11_training.ipynb #83bab6a1
 def fit(
     trainer: Trainer,
     path: Path,  # of the checkpoint that every epoch leaves
@@ -398,7 +398,7 @@ def fit(
             bar.set_postfix(loss=f"{loss:.3f}", val_miou=f"{scores['val_miou']:.3f}")
             save_checkpoint(trainer.fabric, path, checkpoint_state(trainer))
 
-# %% ../nbs/11_training.ipynb #56a9973b
+# %% ../nbs/11_training.ipynb #e1ed1d8e
 def score_best(trainer: Trainer) -> dict:
     "Scores of the best epoch on the test split, the history and the cost."
     trainer.model.load_state_dict(trainer.best["model"])
@@ -443,7 +443,7 @@ def without_nan(value: Any) -> Any:
         return [without_nan(v) for v in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
-# %% ../nbs/11_training.ipynb #6f52230e
+# %% ../nbs/11_training.ipynb #0f95d7ea
 def write_outcome(
     outcome: dict,  # of `train`
     folder: str | Path,  # results/<profile>
@@ -460,7 +460,7 @@ def write_outcome(
     write_json(folder / "scores" / f"{run}.json", without_nan({key: result["test"][key] for key in shown}))
     write_json(folder / "runs" / f"{run}.json", without_nan(result))
 
-# %% ../nbs/11_training.ipynb #f84caf76
+# %% ../nbs/11_training.ipynb #f911b6b3
 def check_dataset(
     options: dict,  # an entry of `datasets`
     where: str,  # for the message
@@ -477,7 +477,7 @@ def check_dataset(
     for key in ("height", "width"):
         whole_number(options[key], f"{key} {where}", least=1)
 
-# %% ../nbs/11_training.ipynb #9ee6457c
+# %% ../nbs/11_training.ipynb #e1240322
 def check_model(
     options: dict,  # an entry of `models`
     where: str,  # for the message
@@ -491,7 +491,7 @@ def check_model(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
 
-# %% ../nbs/11_training.ipynb #d64f1680
+# %% ../nbs/11_training.ipynb #35d77200
 def check_loss(
     options: dict,  # an entry of `losses`
     where: str,  # for the message
@@ -526,7 +526,7 @@ def check_params(
         raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
     return params
 
-# %% ../nbs/11_training.ipynb #7acafb9e
+# %% ../nbs/11_training.ipynb #9d9e1571
 def main(argv: list[str] | None = None) -> None:
     "`python -m pat.training FILE`: check a params.yaml."
     parser = argparse.ArgumentParser(prog="python -m pat.training", description="Check a params.yaml.")
