@@ -24,16 +24,18 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import numpy as np
-import PIL
-import yaml
-from filelock import FileLock
-from PIL import Image
-from scipy.io import loadmat
-from tqdm import tqdm
 
-from .params import ROOT, choose
+from .params import ROOT, choose, extra
+
+with extra("repro"):
+    import h5py
+    import PIL
+    import yaml
+    from filelock import FileLock
+    from PIL import Image
+    from scipy.io import loadmat
+    from tqdm import tqdm
 
 # %% ../nbs/07_datasets.ipynb #cc0348a4
 @dataclass

@@ -25,14 +25,15 @@ from dataclasses import dataclass
 from glob import glob
 from pathlib import Path, PurePosixPath
 
-import requests
-import urllib3
-import yaml
-from filelock import FileLock, Timeout
-from tqdm import tqdm
-
 from .datasets import open_source, write_json
-from .params import ROOT, choose
+from .params import ROOT, choose, extra
+
+with extra("repro"):
+    import requests
+    import urllib3
+    import yaml
+    from filelock import FileLock, Timeout
+    from tqdm import tqdm
 
 # %% ../nbs/08_fetch.ipynb #e05c4f55
 @dataclass(frozen=True)

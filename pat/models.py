@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .params import choose, whole_number
+from .params import choose, extra, whole_number
 
 # %% ../nbs/10_models.ipynb #c07f3547
 def convolutions(
@@ -242,8 +242,9 @@ def smp_parts(
     name: str,  # of the form `SMP_NAME`
 ) -> tuple[type, str]:  # class of the model, name of the encoder
     "What `name` consists of. `ValueError` for an unknown part lists what there is."
-    import segmentation_models_pytorch as smp  # takes seconds, so only where it is needed
-    import timm
+    with extra("models"):  # takes seconds, so only where it is needed
+        import segmentation_models_pytorch as smp
+        import timm
 
     if name.count("/") != 2:
         raise ValueError(f"model {name!r} is not of the form {SMP_NAME}, such as smp/Unet/resnet34")
@@ -261,8 +262,9 @@ def smp_weights(
     weights: str | None,  # name of trained weights
 ) -> tuple[str, str | bool | None]:  # encoder and weights as smp calls them
     "`ValueError` for unknown weights lists what there is."
-    import segmentation_models_pytorch as smp
-    import timm
+    with extra("models"):
+        import segmentation_models_pytorch as smp
+        import timm
 
     if weights is None:
         return encoder, None
@@ -307,7 +309,8 @@ def smp_options(
     options: dict,
 ) -> dict:  # options of `cls`
     "`options`, checked. `ValueError` for an unknown one lists what there is."
-    import timm
+    with extra("models"):
+        import timm
 
     # ours are the name, the number of classes, and that there is one output, which is logits
     ours = {"self", "encoder_name", "classes", "activation", "aux_params", "kwargs"}
@@ -334,7 +337,8 @@ def smp_create(
     **options,  # of `cls`
 ) -> tuple[nn.Module, dict | None]:  # model, and what images its encoder was trained with
     "`ConnectionError` if weights cannot be downloaded, `ValueError` if options do not go together."
-    from segmentation_models_pytorch.encoders import get_preprocessing_params
+    with extra("models"):
+        from segmentation_models_pytorch.encoders import get_preprocessing_params
 
     trained, flag = smp_weights(encoder, weights)
     device = torch.get_default_device()

@@ -19,16 +19,18 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
-from scipy import stats
 
 from .datasets import load_prepared
 from .metrics import fine_grained, frequency_groups
-from .params import ROOT, profile_file
+from .params import ROOT, extra, profile_file
 from .stats import bootstrap_fine_grained, bootstrap_miou, interval
+
+with extra("repro"):
+    import matplotlib.pyplot as plt
+    import pandas as pd
+    import seaborn as sns
+    from scipy import stats
 
 # %% ../nbs/15_report.ipynb #3339ce95
 def load_result(

@@ -8,7 +8,11 @@ __all__ = ['image_draws', 'masked_mean', 'bootstrap_miou', 'bootstrap_fine_grain
 
 # %% ../nbs/12_stats.ipynb #ed399538
 import numpy as np
-from scipy import stats
+
+from .params import extra
+
+with extra("repro"):
+    from scipy import stats
 
 # %% ../nbs/12_stats.ipynb #e6adbd79
 def image_draws(

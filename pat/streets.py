@@ -15,8 +15,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import yaml
-from PIL import Image, ImageDraw
+
+from .params import extra
+
+with extra("repro"):
+    import yaml
+    from PIL import Image, ImageDraw
 
 # %% ../nbs/06_streets.ipynb #2f67e21a
 CLASSES = ["sky", "building", "road", "sidewalk", "tree", "car", "pole", "person", "sign", "bicycle"]

@@ -18,19 +18,21 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
-from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
-from tqdm import tqdm
 
 from .baselines import build_loss
 from .datasets import FORMATS, Prepared, write_json
 from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model
-from .params import choose, grid_runs, load_params, run_settings, whole_number
+from .params import choose, extra, grid_runs, load_params, run_settings, whole_number
+
+with extra("repro"):
+    import pandas as pd
+    from filelock import FileLock, Timeout
+    from lightning_fabric import Fabric
+    from tqdm import tqdm
 
 # %% ../nbs/11_training.ipynb #ee422250
 @dataclass
