@@ -32,7 +32,6 @@ setup(
     keywords=cfg["keywords"],
     classifiers=cfg["classifiers"].strip().splitlines(),
     packages=[cfg["lib_path"]],
-    package_data={cfg["lib_path"]: ["py.typed"]},
     python_requires=f">={cfg['min_python']}",
     install_requires=cfg["requirements"].split(),
     extras_require={
