@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from .kernel import Coefficient, check_target, over_pixels, weighted_nll, working_dtype
 from .losses import CrossEntropyLoss, FocalLoss, PATLoss, class_sizes, focal_weight, masked_mean, pixel_weight
-from .params import check_number, choose
+from .params import check_number, choose, extra
 
 # %% ../nbs/03_baselines.ipynb #38ceb1ae
 class LongTailTerms(nn.Module):
@@ -104,7 +104,7 @@ def at_least(value: float, least: float, name: str, strictly: bool = False) -> f
 
 # %% ../nbs/03_baselines.ipynb #930d1eae
 def effective_weights(
-    counts,  # (C,), how often each class was seen
+    counts: Any,  # (C,), how often each class was seen
     beta: float | None = 0.999,  # 0: all alike; towards 1: inverse frequency; None: (S - 1) / S, S the sum of counts
 ) -> Tensor:  # (C,), float64, mean 1 over the classes that were seen
     "Class-balanced weights (Cui et al. 2019). `ValueError` unless `beta` is None or 0 or more and less than 1."
@@ -136,6 +136,7 @@ class FocalFactor(LongTailLoss):
 # %% ../nbs/03_baselines.ipynb #3a9cd4ba
 class ClassBalancedLoss(FocalFactor):
     "Cross-entropy, or focal loss, weighted by the inverse effective number of each class (Cui et al. 2019)."
+    weight: Tensor  # (C,)
 
     def __init__(
         self,
@@ -143,13 +144,12 @@ class ClassBalancedLoss(FocalFactor):
         class_images: Tensor | None = None,  # (C,), for count="images"
         count: str = "pixels",  # what a sample is: "pixels", or "images" that hold the class
         beta: float | None = None,  # of `effective_weights`
-        gamma: float = 0.0,  # of the focal factor; 0 leaves it out
-        ignore_index: int = 255,
-    ):
+        gamma: float = 0.0, ignore_index: int = 255,  # gamma of the focal factor; 0 leaves it out
+    ):  # fmt: skip
         super().__init__(gamma, ignore_index)
         self.count, self.beta = choose(count, ["images", "pixels"], "value of count"), beta
-        counts = class_images if count == "images" else class_pixels
-        self.keep("weight", effective_weights(known_counts(type(self).__name__, f"class_{count}", counts), beta))
+        counts = {"images": class_images, "pixels": class_pixels}[count]
+        self.keep("weight", effective_weights(known_counts("ClassBalancedLoss", f"class_{count}", counts), beta))
 
     def class_weight(self, index: Tensor, labelled: Tensor, classes: int) -> Tensor:
         "The inverse effective numbers."
@@ -166,6 +166,7 @@ def log_prior(
 # %% ../nbs/03_baselines.ipynb #5a68958f
 class LogitAdjustmentLoss(LongTailLoss):
     "Cross-entropy of z + tau log n (Menon et al. 2021) in training, of z in eval()."
+    log_prior: Tensor  # (C,)
 
     def __init__(
         self,
@@ -203,19 +204,20 @@ def adjust_logits(
 # %% ../nbs/03_baselines.ipynb #7bc016d6
 class DeferredReweighting(LongTailLoss):
     "Class-balanced weights that join in late (DRW, Cao et al. 2019)."
+    weight: Tensor  # (C,)
 
     def __init__(
         self,
-        class_images: Tensor | None = None,  # (C,), for the weights
+        class_images: Tensor | None = None, beta: float = 0.9999,  # (C,), for the weights; their beta
         drw: float | None = None,  # share of the training after which the weights join in; None: never
-        beta: float = 0.9999,  # of the weights
         ignore_index: int = 255,
-    ):
+    ):  # fmt: skip
         super().__init__(ignore_index)
+        counts = [1.0] if drw is None else known_counts("LDAMLoss", "class_images", class_images)
+        weights = effective_weights(counts, beta)  # refuses a wrong beta, whenever it is needed
         if drw is not None:
+            self.keep("weight", weights)
             check_number(drw, "drw", "a share of the training from 0 to 1, or None", lambda value: 0 <= value <= 1)
-            self.keep("weight", effective_weights(known_counts("LDAMLoss", "class_images", class_images), beta))
-        effective_weights([1.0], beta)  # refuses a wrong beta, whenever it is needed
         self.drw, self.beta = drw, beta
 
     def class_weight(self, index: Tensor, labelled: Tensor, classes: int) -> Tensor | None:
@@ -244,17 +246,16 @@ def take_margin(
 # %% ../nbs/03_baselines.ipynb #d8b87860
 class LDAMLoss(DeferredReweighting):
     "Label-distribution-aware margins (Cao et al. 2019), with deferred re-weighting. Training only."
+    margin: Tensor  # (C,)
 
     def __init__(
         self,
-        class_pixels: Tensor | None = None,  # (C,), for the margins
-        class_images: Tensor | None = None,  # (C,), for DRW's weights
+        class_pixels: Tensor | None = None, class_images: Tensor | None = None,  # (C,): for margins; for DRW's weights
         max_margin: float = 0.5,  # of the rarest class
         scale: float = 1.0,  # s; 30 for the cosines of a normalised head
-        drw: float | None = None, beta: float = 0.9999,  # of `DeferredReweighting`
-        ignore_index: int = 255,
-    ):
-        super().__init__(class_images, drw, beta, ignore_index)
+        drw: float | None = None, beta: float = 0.9999, ignore_index: int = 255,  # of `DeferredReweighting`
+    ):  # fmt: skip
+        super().__init__(class_images, beta, drw, ignore_index)
         self.max_margin, self.scale = at_least(max_margin, 0, "max_margin"), at_least(scale, 0, "scale", strictly=True)
         self.keep("margin", ldam_margin(known_counts("LDAMLoss", "class_pixels", class_pixels), max_margin))
 
@@ -284,14 +285,14 @@ def shaped_noise(
 # %% ../nbs/03_baselines.ipynb #8c155413
 class BLVLoss(LongTailLoss):
     "Balancing logit variation (Wang et al. 2023): larger noise on rarer classes. Training only."
+    size: Tensor  # (C,)
 
     def __init__(
         self,
         class_pixels: Tensor | None = None,  # (C,)
         sigma: float = 4.0,  # 0: cross-entropy
-        noise: str = "gaussian",  # "gaussian", "uniform" or "xavier"
-        ignore_index: int = 255,
-    ):
+        noise: str = "gaussian", ignore_index: int = 255,  # noise: "gaussian", "uniform" or "xavier"
+    ):  # fmt: skip
         super().__init__(ignore_index)
         self.sigma = at_least(sigma, 0, "sigma")
         self.noise = choose(noise, ["gaussian", "uniform", "xavier"], "value of noise")
@@ -323,14 +324,14 @@ def seesaw_shift(
 # %% ../nbs/03_baselines.ipynb #67e9f56f
 class SeesawLoss(LongTailLoss):
     "Seesaw loss (Wang et al. 2021) of softmax probabilities; counts pixels as it sees them."
+    counts: Tensor  # (C,)
 
     def __init__(
         self,
         class_pixels: Tensor | None = None,  # (C,); only its length is used
         p: float = 0.8,  # of the mitigation factor; 0: none
-        q: float = 2.0,  # of the compensation factor; 0: none
-        ignore_index: int = 255,
-    ):
+        q: float = 2.0, ignore_index: int = 255,  # q of the compensation factor; 0: none
+    ):  # fmt: skip
         super().__init__(ignore_index)
         self.p, self.q = at_least(p, 0, "p"), at_least(q, 0, "q")
         n = known_counts(type(self).__name__, "class_pixels", class_pixels)
@@ -348,8 +349,8 @@ class RegionLoss(nn.Module):
 
     def __init__(self, name: str, ignore_index: int = 255, **options: Any):
         super().__init__()
-        import segmentation_models_pytorch as smp  # takes seconds, which no other loss needs
-
+        with extra("models"):  # takes seconds, which no other loss needs
+            import segmentation_models_pytorch as smp
         # -1 is no class of anyone's, and what we pass on for pixels to ignore
         self.function = getattr(smp.losses, name)("multiclass", ignore_index=-1, **options)
         self.ignore_index = ignore_index

@@ -28,15 +28,17 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 # %% ../nbs/07_datasets.ipynb #19039f15
-import h5py
 import numpy as np
-import PIL
-from filelock import FileLock
-from PIL import Image
-from scipy.io import loadmat
-from tqdm import tqdm
 
-from .params import ROOT, choose, read_yaml
+from .params import ROOT, choose, extra, read_yaml
+
+with extra("repro"):
+    import h5py
+    import PIL
+    from filelock import FileLock
+    from PIL import Image
+    from scipy.io import loadmat
+    from tqdm import tqdm
 
 # %% ../nbs/07_datasets.ipynb #cc0348a4
 class Pair(Protocol):

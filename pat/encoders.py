@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .params import choose, whole_number
+from .params import choose, extra, whole_number
 
 # %% ../nbs/10_encoders.ipynb #af73a54a
 class NormalizedConv2d(nn.Conv2d):
@@ -54,8 +54,9 @@ def check_encoder(
     what: str,  # what it is the encoder of, for the message
 ) -> None:
     "`ValueError` for an encoder that neither smp nor timm has lists what there is."
-    import segmentation_models_pytorch as smp  # takes seconds, so only where it is needed
-    import timm
+    with extra("models"):  # takes seconds, so only where it is needed
+        import segmentation_models_pytorch as smp
+        import timm
 
     # timm has more than a thousand models: those with a similar name will do for a list
     similar = get_close_matches(encoder, [f"tu-{model}" for model in timm.list_models()])
@@ -69,7 +70,8 @@ def smp_parts(
     name: str,  # of the form `SMP_NAME`
 ) -> tuple[type, str]:  # class of the model, name of the encoder
     "What `name` consists of. `ValueError` for an unknown part lists what there is."
-    import segmentation_models_pytorch as smp
+    with extra("models"):
+        import segmentation_models_pytorch as smp
 
     if name.count("/") != 2:
         raise ValueError(f"model {name!r} is not of the form {SMP_NAME}, such as smp/Unet/resnet34")
@@ -85,8 +87,9 @@ def smp_weights(
     weights: str | None,  # name of trained weights
 ) -> tuple[str, str | bool | None]:  # encoder and weights as smp calls them
     "`ValueError` for unknown weights lists what there is."
-    import segmentation_models_pytorch as smp
-    import timm
+    with extra("models"):
+        import segmentation_models_pytorch as smp
+        import timm
 
     if weights is None:
         return encoder, None
@@ -170,7 +173,8 @@ def known_options(
 
 def has_fixed_size(encoder: str) -> bool:
     "Whether the encoder was made for images of one size."
-    import timm
+    with extra("models"):
+        import timm
 
     about = timm.get_pretrained_cfg(encoder.removeprefix("tu-")) if encoder.startswith("tu-") else None
     return about is not None and about.fixed_input_size

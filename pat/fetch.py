@@ -31,14 +31,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 # %% ../nbs/08_fetch.ipynb #c02662cf
-import requests
-import urllib3
-import yaml
-from filelock import FileLock, Timeout
-from tqdm import tqdm
-
 from .datasets import open_source, write_json
-from .params import ROOT, add_root, choose, read_yaml
+from .params import ROOT, add_root, choose, extra, read_yaml
+
+with extra("repro"):
+    import requests
+    import urllib3
+    import yaml
+    from filelock import FileLock, Timeout
+    from tqdm import tqdm
 
 # %% ../nbs/08_fetch.ipynb #e05c4f55
 @dataclass(frozen=True)

@@ -122,13 +122,13 @@ def loss_and_factors(
 # %% ../nbs/02_kernel.ipynb #ee04a085
 def gradient_(
     p: Tensor,  # (B, C, ...), becomes the gradient
-    p_T: Tensor | None,  # (B, C, ...), or None where it is p
+    p_T: Tensor | None,  # (B, C, ...); None where it is p, or where there is no b
     index: Tensor,  # (B, 1, ...), true classes
     a: Tensor,  # (B, 1, ...)
     b: Tensor | None,  # (B, 1, ...)
 ) -> Tensor:  # p
     "a (p - y) + b (p_T - y), in the memory of `p`."
-    if p_T is not None:
+    if p_T is not None and b is not None:
         p.mul_(a).addcmul_(p_T, b)
     both = a if b is None else b.add_(a)
     if p_T is None:
@@ -164,7 +164,7 @@ class WeightedNLL(torch.autograd.Function):
     "`weight * phi(-log p_T) * -log p` at the true class. Keeps one array of the logits' size: its gradient."
 
     @staticmethod
-    def forward(ctx, logits, index, weight, coefficient, temperature):
+    def forward(ctx: Any, logits: Tensor, index: Tensor, weight: Tensor, coefficient: Any, temperature: Any) -> Tensor:
         index, weight = index[:, None], weight[:, None].to(working_dtype(logits))  # (B, 1, ...), as all maps
         log_p = logits.log_softmax(1, working_dtype(logits))
         nll = log_p.gather(1, index).neg_().masked_fill_(weight == 0, 0)  # where nothing counts, even infinity does not
@@ -176,7 +176,7 @@ class WeightedNLL(torch.autograd.Function):
         return loss[:, 0]
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         if torch.is_grad_enabled():  # create_graph=True
             raise RuntimeError("these losses have no second derivative: compute the gradient without create_graph")
         return ctx.saved_tensors[0] * grad[:, None], None, None, None, None  # autograd casts to the logits' dtype

@@ -279,12 +279,12 @@ class PATLoss(PixelLoss):
     @classmethod
     def as_written(cls, **options: Any) -> "PATLoss":
         "Eq. 4 with the inverse beta that sections 3.3 and 4.1 describe, epsilon 0.1."
-        return cls(**{"beta": "inverse", "epsilon": 0.1, "alpha": 1.0} | options)
+        return cls(**{"beta": "inverse", "epsilon": 0.1, "alpha": 1.0, **options})
 
     @classmethod
     def as_released(cls, classes: int, **options: Any) -> "PATLoss":
         "What the authors' code computes, times a constant: exponential, kappa = `classes` up to 60, no mask sizes."
-        return cls(**{"kappa": min(classes, 60), "alpha": None, "log_temperature": True} | options)
+        return cls(**{"kappa": min(classes, 60), "alpha": None, "log_temperature": True, **options})
 
 # %% ../nbs/01_losses.ipynb #5f28b8c3
 def confidence_curve(

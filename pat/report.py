@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from scipy import stats
 
-from .params import ROOT, choose, profile_file
+from .params import ROOT, choose, extra, profile_file
 from .tables import load_result
+
+with extra("repro"):
+    import pandas as pd
+    from scipy import stats
 
 # %% ../nbs/15_report.ipynb #bafc8e88
 def geometric_mean(

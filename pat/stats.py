@@ -8,9 +8,12 @@ __all__ = ['image_draws', 'bootstrap_miou', 'weighted_mean', 'worst_mean', 'boot
 
 # %% ../nbs/12_stats.ipynb #ed399538
 import numpy as np
-from scipy import stats
 
 from .metrics import image_iou, nanmean, ratio
+from .params import extra
+
+with extra("repro"):
+    from scipy import stats
 
 # %% ../nbs/12_stats.ipynb #e6adbd79
 def image_draws(

@@ -20,10 +20,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import yaml
-from PIL import Image, ImageDraw
 
-from .params import add_root, check_number, whole_number
+from .params import add_root, check_number, extra, whole_number
+
+with extra("repro"):
+    import yaml
+    from PIL import Image, ImageDraw
 
 # %% ../nbs/06_streets.ipynb #2f67e21a
 CLASSES = ["sky", "building", "road", "sidewalk", "tree", "car", "pole", "person", "sign", "bicycle"]

@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from .metrics import fine_grained, frequency_groups
-from .params import ROOT, run_settings
+from .params import ROOT, extra, run_settings
 from .stats import bootstrap_fine_grained, bootstrap_miou, interval
+
+with extra("repro"):
+    import pandas as pd
 
 # %% ../nbs/13_tables.ipynb #63a64647
 DEPENDS_ON = ("dataset", "model_options", "loss_options", "seed", "train")  # what a result depends on, of its settings

@@ -22,13 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from filelock import FileLock, Timeout
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
-from tqdm import tqdm
 
 # %% ../nbs/11_training.ipynb #8682bbbc
 from .baselines import build_loss
@@ -36,7 +32,13 @@ from .datasets import FORMATS, Prepared, write_json
 from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model
-from .params import add_root, choose, grid_runs, load_params, run_settings, whole_number
+from .params import add_root, choose, extra, grid_runs, load_params, run_settings, whole_number
+
+with extra("repro"):
+    import pandas as pd
+    from filelock import FileLock, Timeout
+    from lightning_fabric import Fabric
+    from tqdm import tqdm
 
 # %% ../nbs/11_training.ipynb #47b7732c
 def check_values(
@@ -193,7 +195,7 @@ def start_fabric(
     fabric.seed_everything(seed, verbose=False)
     return fabric
 
-
+# %% ../nbs/11_training.ipynb #42f31790
 def run_loss(
     settings: dict,  # what `run_settings` returns
     data: Prepared,
