@@ -209,8 +209,7 @@ class DeferredReweighting(LongTailLoss):
     def __init__(
         self,
         class_images: Tensor | None = None, beta: float = 0.9999,  # (C,), for the weights; their beta
-        drw: float | None = None,  # share of the training after which the weights join in; None: never
-        ignore_index: int = 255,
+        drw: float | None = None, ignore_index: int = 255,  # share of the training before they join in; None: all of it
     ):  # fmt: skip
         super().__init__(ignore_index)
         counts = [1.0] if drw is None else known_counts("LDAMLoss", "class_images", class_images)
