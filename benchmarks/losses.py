@@ -1,6 +1,8 @@
 """Time and memory of every loss, as ratios to torch's own cross-entropy.
 
-    python benchmarks/losses.py [--out benchmarks/results/losses.csv] [--device cuda] [--quick]
+    python benchmarks/losses.py [--device cuda] [--quick] [--out FILE]
+
+The table goes to benchmarks/results/losses.csv, or losses-cuda.csv; with --quick it is only printed.
 
 A row is one loss in one cell (classes, pixels, eager or compiled, layout, dtype), forward and backward:
 
@@ -11,7 +13,11 @@ A row is one loss in one cell (classes, pixels, eager or compiled, layout, dtype
 - `memory_ratio`: peak memory above logits and target, the gradient of the logits included, divided by the peer's.
 - `peer_ms`: the peer's time. `copies_ms`: time to copy the logits three times, which no loss can beat by much: it has
   to read the logits twice (forward, backward) and to write their gradient.
-- `graph_breaks`: where torch.compile falls back to Python. `note`: why a row has no numbers.
+- `kernels`: kernels launched on the GPU by a forward and backward pass. `aten_calls`: operators of torch called by it,
+  without those that operators call in turn; on the CPU, which launches no kernels, it is the number to compare.
+- `host_waits`: how often a pass makes the host wait for the GPU, which then idles until the host has caught up.
+- `graph_breaks`: where torch.compile falls back to Python. `device`: cpu, or the name of the GPU. `note`: why a row has
+  no numbers, or that a loss makes the host wait.
 
 Beside the losses of pat stand those of segmentation-models-pytorch and kornia (`pip install kornia`), and PAT written
 with one-hot targets, as published. bfloat16 means logits in bfloat16 under autocast, as in mixed-precision training.
@@ -23,7 +29,9 @@ import csv
 import math
 import os
 import random
+import re
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -45,10 +53,12 @@ except ImportError:
 IGNORE = 255
 COLUMNS = [
     *("loss", "options", "library", "mode", "layout", "dtype", "classes", "height", "width"),
-    *("time_ratio", "time_ratio_low", "time_ratio_high", "memory_ratio", "peer_ms", "copies_ms", "graph_breaks"),
+    *("time_ratio", "time_ratio_low", "time_ratio_high", "memory_ratio", "peer_ms", "copies_ms"),
+    *("kernels", "aten_calls", "host_waits", "graph_breaks"),
     *("device", "threads", "torch", "repetitions", "note"),
 ]
 PAT_OPTIONS = [{"beta": beta, "temperature": T} for beta in ("inverse", "exponential") for T in (1, 2)]
+LAUNCH = re.compile(r"(cuda|cu|hip)\w*Launch\w*Kernel")  # names of the runtime's functions that launch one
 peer = partial(F.cross_entropy, ignore_index=IGNORE)
 
 
@@ -142,6 +152,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def seconds(function, number: int, device: torch.device) -> float:
     "Time of one call, from `number` of them."
     synchronize(device)
@@ -165,21 +179,53 @@ def quiet():
         os.close(null)
 
 
-def peak_memory(function, device: torch.device) -> int:
-    "Bytes above what is allocated already."
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        function()
-        return torch.cuda.max_memory_allocated(device) - before
-    with quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as prof:
-        function()
-    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]
+def peak_of(prof: profile) -> int:
+    "Bytes at the peak of what was allocated on the CPU in a profile."
     now = peak = 0
+    events = [e for e in prof.profiler.kineto_results.events() if e.name() == "[memory]"]
     for event in sorted(events, key=lambda e: e.start_ns()):  # signed: allocated or freed
         now += event.nbytes()
         peak = max(peak, now)
     return peak
+
+
+def called_by_operator(event) -> bool:
+    "Whether a profiled event happens inside an operator of torch."
+    parent = event.cpu_parent
+    return parent is not None and (parent.name.startswith("aten::") or called_by_operator(parent))
+
+
+def profiled(function, device: torch.device) -> dict[str, float]:
+    "Of one call: bytes at the peak above what was allocated before, operators called, kernels launched."
+    gpu = device.type == "cuda"
+    if gpu:
+        before = torch.cuda.memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+    activities = [ProfilerActivity.CPU, ProfilerActivity.CUDA] if gpu else [ProfilerActivity.CPU]
+    with quiet(), profile(activities=activities, profile_memory=not gpu) as prof:
+        function()
+        synchronize(device)
+    events = prof.events()
+    launches = sum(bool(LAUNCH.match(event.name)) for event in events)
+    return {
+        "memory": torch.cuda.max_memory_allocated(device) - before if gpu else peak_of(prof),
+        "aten_calls": sum(event.name.startswith("aten::") and not called_by_operator(event) for event in events),
+        "kernels": launches or math.nan,  # none: a CPU, or a GPU whose counters the profiler may not read
+    }
+
+
+def host_waits(function, device: torch.device) -> float:
+    "How often one call makes the host wait for the GPU."
+    if device.type != "cuda":
+        return math.nan
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            function()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing CUDA operation" in str(warning.message) for warning in caught)
 
 
 def prepare(cell: Cell, device: torch.device) -> tuple[dict, dict]:
@@ -199,7 +245,7 @@ def prepare(cell: Cell, device: torch.device) -> tuple[dict, dict]:
 
     found = {entry[:3]: entry for entry in entries(cell, device)}
     functions = {key: entry.function for key, entry in found.items()}
-    row = dict.fromkeys(COLUMNS, math.nan) | cell._asdict() | {"device": device.type, "note": ""}
+    row = dict.fromkeys(COLUMNS, math.nan) | cell._asdict() | {"device": device_name(device), "note": ""}
     row |= {"threads": torch.get_num_threads(), "torch": torch.__version__}
     rows = {key: row | entry._asdict() for key, entry in found.items()}
     if cell.mode == "compile":  # all are explained before any is compiled: `explain` throws away what was compiled
@@ -215,17 +261,18 @@ def measure(cell: Cell, args: argparse.Namespace, slow: dict) -> list[dict]:
     "The rows of a cell. `slow` keeps each loss's seconds per logit in the last cell, to tell how long this one takes."
     device = torch.device(args.device)
     rows, runs = prepare(cell, device)
-    memory, once = {}, {}  # bytes, seconds of a call
+    profiles, once = {}, {}  # what `profiled` counted, seconds of a call
     for key, run in runs.items():
         call = slow.get((key, cell.mode), 0) * cell.size
         try:
             if call <= args.slow or key not in rows:
                 if cell.mode == "compile":
                     run()
-                memory[key] = peak_memory(run, device)  # a first call; the timed ones find everything warm
+                profiles[key] = profiled(run, device)  # a first call; the timed ones find everything warm
                 call = seconds(run, 1, device)
                 slow[key, cell.mode] = call / cell.size
             if call <= args.slow or key not in rows:
+                profiles[key]["host_waits"] = host_waits(run, device)
                 once[key] = call
             else:
                 rows[key]["note"] = f"left out: a call takes about {call:.1f} s"
@@ -248,13 +295,21 @@ def measure(cell: Cell, args: argparse.Namespace, slow: dict) -> list[dict]:
         if key in once:
             quartiles = (times[key] / times["peer"]).quantile(torch.tensor([0.5, 0.25, 0.75], dtype=torch.float64))
             row |= dict(zip(("time_ratio", "time_ratio_low", "time_ratio_high"), quartiles.tolist(), strict=True))
-            row |= {"memory_ratio": memory[key] / memory["peer"], "repetitions": repetitions}
+            row |= {"memory_ratio": profiles[key]["memory"] / profiles["peer"]["memory"], "repetitions": repetitions}
+            row |= {column: profiles[key][column] for column in ("kernels", "aten_calls", "host_waits")}
+            if row["host_waits"] > 0:
+                row["note"] = f"makes the host wait for the GPU, {row['host_waits']} times a pass"
     return [{column: row[column] for column in COLUMNS} for row in rows.values()]
+
+
+def default_out(device: torch.device) -> Path:
+    "Tables of a GPU do not take the place of the CPU's."
+    return Path("benchmarks/results") / ("losses.csv" if device.type == "cpu" else f"losses-{device.type}.csv")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/losses.csv"))
+    parser.add_argument("--out", type=Path, help="table to write; default: see the top of this file")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--repetitions", type=int, default=15, help="at most, in each cell")
     parser.add_argument("--seconds-per-cell", type=float, default=15, help="fewer repetitions beyond, but at least 3")
@@ -262,9 +317,14 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=8, help="leave out the cells that may need more GB")
     parser.add_argument("--quick", action="store_true", help="the smallest cells only, to see that it runs")
     args = parser.parse_args()
+    if torch.device(args.device).type == "cuda" and not torch.cuda.is_available():
+        parser.error(f"--device {args.device}: torch sees no GPU on this machine")
+    out = args.out or (None if args.quick else default_out(torch.device(args.device)))
+    unfinished = Path(os.devnull)
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = out.with_name(out.name + ".part")
     random.seed(0)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = args.out.with_name(args.out.name + ".part")
     # glibc gives memory back to the system eagerly until a process has freed a large array, as every training has
     torch.empty(31 << 20, dtype=torch.uint8)
     start, slow = time.perf_counter(), {}
@@ -280,11 +340,13 @@ def main() -> None:
             file.flush()
             print(*cell, f"{time.perf_counter() - start:.0f} s", flush=True)
             for row in rows:
+                counted = "aten_calls" if math.isnan(row["kernels"]) else "kernels"
                 print(
                     f"  {row['library']:12} {row['loss']:18} {row['options']:30} time {row['time_ratio']:6.2f} "
-                    f"memory {row['memory_ratio']:5.2f} {row['note']}"
+                    f"memory {row['memory_ratio']:5.2f} {counted} {row[counted]:4} {row['note']}"
                 )
-    unfinished.replace(args.out)
+    if out:
+        unfinished.replace(out)
 
 
 if __name__ == "__main__":
