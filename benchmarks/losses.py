@@ -19,8 +19,9 @@ A row is one loss in one cell (classes, pixels, eager or compiled, layout, dtype
 - `graph_breaks`: where torch.compile falls back to Python. `device`: cpu, or the name of the GPU. `note`: why a row has
   no numbers, or that a loss makes the host wait.
 
-Beside the losses of pat stand those of segmentation-models-pytorch and kornia (`pip install kornia`), and PAT written
-with one-hot targets, as published. bfloat16 means logits in bfloat16 under autocast, as in mixed-precision training.
+Beside the losses of pat stand PAT in ten plain lines over torch's cross-entropy, PAT written with one-hot targets, as
+published, and the losses of segmentation-models-pytorch and kornia (`pip install kornia`). bfloat16 means logits in
+bfloat16 under autocast, as in mixed-precision training.
 """
 
 import argparse
@@ -43,7 +44,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from pat.baselines import LOSSES, build_loss
+from pat.baselines import build_loss, known_losses
 
 try:
     import kornia.losses as kornia
@@ -103,6 +104,17 @@ def pat_one_hot(logits: Tensor, target: Tensor, kappa: float = 1.0) -> Tensor:
     return (-torch.exp(kappa * (1 - p)) / 2 * one_hot * F.log_softmax(logits, 1)).mean()
 
 
+def pat_plain(logits: Tensor, target: Tensor, kappa: float = 3.0, alpha: float = 0.5) -> Tensor:
+    "PAT in the plain lines of nbs/01_losses.ipynb, over torch's own cross-entropy."
+    labelled, nll = target != IGNORE, F.cross_entropy(logits, target, ignore_index=IGNORE, reduction="none")
+    beta = torch.exp(kappa * (1 - torch.exp(-nll))) / 2
+    index = torch.where(labelled, target, 0).flatten(1)
+    sizes = nll.new_zeros(logits.shape[:2]).scatter_add_(1, index, labelled.flatten(1).to(nll.dtype))
+    power = sizes.clamp(min=1).pow(-alpha).gather(1, index).view_as(nll) * labelled
+    weight = (sizes > 0).sum(1).view(-1, 1, 1) * power / power.sum((1, 2), keepdim=True)
+    return (weight * beta * nll).sum() / len(logits)
+
+
 def kornia_lovasz(logits: Tensor, target: Tensor) -> Tensor:
     "kornia's Lovasz-softmax knows no label to ignore."
     return kornia.lovasz_softmax_loss(logits, target.masked_fill(target == IGNORE, 0))
@@ -116,10 +128,11 @@ def entries(cell: Cell, device: torch.device) -> list[Entry]:
         "class_images": torch.linspace(1000, 10, cell.classes).long(),
     }
     found = [Entry("cross_entropy", "torch", "", peer)]
-    for name in LOSSES if everything else ("ce", "focal", "pat"):
+    for name in known_losses() if everything else ("ce", "focal", "pat"):
         for options in PAT_OPTIONS if name == "pat" else [{}]:
             loss = build_loss(name, **counts, **options).to(device)
             found.append(Entry(name, "pat", " ".join(f"{k}={v}" for k, v in options.items()), loss))
+    found.append(Entry("pat-plain", "plain torch", "beta=exponential temperature=1", pat_plain))
     if everything:
         for name in ("Dice", "Focal", "Lovasz", "Tversky"):
             loss = getattr(smp.losses, f"{name}Loss")("multiclass", ignore_index=IGNORE)
