@@ -168,7 +168,8 @@ def test_the_loss_map_of_figure_1_is_that_of_the_loss(project, scenes):
     for c in range(scenes.classes):  # put back class by class
         rows = np.repeat(np.arange(scenes.classes), figure1["scenes"].predictions["sizes"]) == c
         logits[0][:, label[0] == c] = torch.from_numpy(stored[rows].astype(np.float32)).T
-    expected = pat_loss(logits, label, "exponential", temperature=2, kappa=3, alpha=0.5, reduction="none")[0]
+    options = {"temperature": 2, "kappa": 3, "alpha": 0.5, "scale": "paper"}  # the maps of Eq. 4 itself
+    expected = pat_loss(logits, label, "exponential", reduction="none", **options)[0]
     labelled = label[0] != 255
     assert torch.allclose(torch.from_numpy(figure1["final"])[labelled], expected[labelled], rtol=1e-4)
     assert np.isnan(figure1["final"]).sum() == (~labelled).sum()
