@@ -100,7 +100,7 @@ def test_stages_depend_on_single_modules():
 
 def modules(source):
     "The modules of the package that `source` imports, but for params: who reads a setting names it under params."
-    return set(re.findall(r"^from (?:pat)?\.(\w+) import", source, re.MULTILINE)) - {"params"}
+    return set(re.findall(r"^ *from (?:pat)?\.(\w+) import", source, re.MULTILINE)) - {"params"}
 
 
 def test_stages_of_the_paper_depend_on_the_modules_that_their_notebooks_import():
