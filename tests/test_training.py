@@ -544,7 +544,7 @@ ONE = GOOD["runs"]["scenes-unet-ce"]
         ),
         (
             "losses",
-            {"ce": {"name": "pat", "epsilon": 0}},
+            {"ce": {"name": "pat", "beta": "inverse", "epsilon": 0}},
             r"loss 'ce' in .*params\.yaml: epsilon is 0, expected more than 0",
         ),
         ("runs", {"one.two": ONE}, r"runs of .*params\.yaml has the name 'one\.two', expected letters"),
