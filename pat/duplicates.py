@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['picture_hashes', 'same_pictures', 'read_rows', 'brightness_steps', 'unlike', 'near_duplicates']
 
-# %% ../nbs/07_duplicates.ipynb #60145efe
+# %% ../nbs/07_duplicates.ipynb #4db0cef3
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-# %% ../nbs/07_duplicates.ipynb #28bba5cd
+# %% ../nbs/07_duplicates.ipynb #df1a2647
 import numpy as np
 
 from .params import extra
@@ -19,12 +19,12 @@ from .params import extra
 with extra("repro"):
     from PIL import Image
 
-# %% ../nbs/07_duplicates.ipynb #04884e7b
+# %% ../nbs/07_duplicates.ipynb #89a742a8
 def picture_hashes(
     images: Iterable[np.ndarray],  # (H, W, 3) uint8 each
 ) -> list[bytes | None]:  # one per image
     "A hash of each image's pixels, None for an image of one colour."
-    return [None if (image == image[0, 0]).all() else hashlib.sha256(image).digest() for image in images]
+    return [None if (image == image[0, 0]).all() else hashlib.sha256(image.tobytes()).digest() for image in images]
 
 
 def same_pictures(
@@ -37,7 +37,7 @@ def same_pictures(
             found.setdefault(value, []).append(index)
     return [same for same in found.values() if len(same) > 1]
 
-# %% ../nbs/07_duplicates.ipynb #7fdf6e8b
+# %% ../nbs/07_duplicates.ipynb #160478bd
 def read_rows(
     file: Path,  # .npy of uint8
 ) -> Iterator[np.ndarray]:
@@ -49,7 +49,7 @@ def read_rows(
         for _ in range(images):
             yield np.frombuffer(stream.read(row), np.uint8).reshape(shape)
 
-# %% ../nbs/07_duplicates.ipynb #d815b80b
+# %% ../nbs/07_duplicates.ipynb #39662f38
 def brightness_steps(
     image: np.ndarray,  # (H, W, 3) uint8
 ) -> np.ndarray:  # (256,) float32
@@ -58,7 +58,7 @@ def brightness_steps(
     steps = np.diff(grey, axis=1)
     return (np.sign(steps) * (abs(steps) > 1)).ravel().astype(np.float32)
 
-# %% ../nbs/07_duplicates.ipynb #551654c5
+# %% ../nbs/07_duplicates.ipynb #db90e0f6
 def unlike(
     first: np.ndarray,  # (M, 256), of `brightness_steps`
     second: np.ndarray,  # (N, 256)
@@ -70,7 +70,7 @@ def unlike(
     equal = (both + first @ second.T) / 2
     return np.where(either < 16, 1, 1 - equal / np.maximum(either, 1))
 
-# %% ../nbs/07_duplicates.ipynb #0692f3d5
+# %% ../nbs/07_duplicates.ipynb #f26c6841
 def near_duplicates(
     images: Iterable[np.ndarray],  # (H, W, 3) uint8 each
     splits: dict[str, list[int]],  # split -> positions in `images`
@@ -78,7 +78,7 @@ def near_duplicates(
 ) -> list[tuple[int, int]]:  # positions, of the earlier split first
     "Pairs of images on two sides of the split that are the same picture or nearly so."
     signs = np.stack([brightness_steps(image) for image in images])
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for one, other in combinations(map(np.array, splits.values()), 2):
         for block in np.split(one, range(1000, len(one), 1000)):
             at, to = np.nonzero(unlike(signs[block], signs[other]) <= limit)
