@@ -98,7 +98,7 @@ def packaged_weights() -> dict[str, Tensor]:  # timm's name of each tensor -> it
     with torch.device("meta"):
         wanted = timm.create_model(PACKAGED_ENCODER).state_dict()
     if [w.shape for w in weights] != [w.shape for w in wanted.values()]:
-        raise ValueError(f"{file} does not hold the {len(wanted)} tensors of {PACKAGED_ENCODER}: install {PACKAGED} anew")
+        raise ValueError(f"{file} does not hold the {len(wanted)} tensors of {PACKAGED_ENCODER}: install {PACKAGED}")
     return dict(zip(wanted, weights, strict=True))
 
 # %% ../nbs/10_encoders.ipynb #64b7a33e
