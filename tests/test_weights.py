@@ -45,7 +45,7 @@ def test_a_row_is_checked_without_loading_weights(monkeypatch):
 
 
 def test_weights_for_colour_do_not_fit_a_network_for_grey():
-    with pytest.raises(ValueError, match="cannot be built with.*'in_channels': 1"):
+    with pytest.raises(ValueError, match=r"cannot be built with.*'in_channels': 1"):
         build_model(NAME, 5, encoder_weights=PACKAGED, in_channels=1)
 
 
