@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['check_values', 'TrainSettings', 'train_settings', 'Batches', 'loader', 'layout', 'to_device', 'evaluate',
            'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss', 'Trainer', 'build_trainer', 'train_step',
-           'train_epoch', 'validate', 'keep_best', 'save_checkpoint', 'read_checkpoint', 'differences', 'identity',
-           'belongs', 'random_state', 'set_random_state', 'checkpoint_state', 'resume', 'fit', 'score_best', 'train',
-           'without_nan', 'write_outcome', 'check_dataset', 'check_model', 'check_loss', 'check_params', 'main']
+           'train_epoch', 'validate', 'keep_best', 'save_checkpoint', 'read_checkpoint', 'differences', 'load_trained',
+           'identity', 'belongs', 'random_state', 'set_random_state', 'checkpoint_state', 'resume', 'fit', 'score_best',
+           'train', 'without_nan', 'write_outcome', 'check_dataset', 'check_model', 'check_loss', 'check_params',
+           'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -27,11 +28,12 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler
 
 # %% ../nbs/11_training.ipynb #8682bbbc
+from .annotation import existing
 from .baselines import build_loss
 from .datasets import FORMATS, Prepared, write_json
 from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
-from .models import build_model
+from .models import build_model, rebuild
 from .params import add_root, choose, extra, grid_runs, load_params, run_settings, whole_number
 
 with extra("repro"):
@@ -328,6 +330,19 @@ def differences(
             old, new = (repr(d[key]) if key in d else "nothing" for d in (saved, wanted))
             found.append(f"{within}{key} is {old} instead of {new}")
     return found
+
+# %% ../nbs/11_training.ipynb #b3ec4edb
+def load_trained(
+    file: Path,  # best.ckpt of a run
+    settings: dict,  # what `run_settings` returns
+    classes: int,
+    again: str,  # what trains it anew, for the message
+) -> nn.Module:
+    "The network of a run at its best epoch, to look with. Errors name a file that is missing, or of other settings."
+    saved = read_checkpoint(existing(file, again), "settings", again)
+    if others := differences(saved["settings"], settings):
+        raise ValueError(f"{file} was trained with other settings than there are now ({'; '.join(others)}): {again}")
+    return rebuild(settings["model_options"], classes, saved["model"])
 
 # %% ../nbs/11_training.ipynb #6c7df7eb
 def identity(trainer: Trainer) -> str:
