@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['IN_PASSING', 'NOTES', 'NEEDS_MORE', 'LAYOUT', 'SPLITS', 'passed_over', 'no_linked_folders', 'stop', 'files_below',
            'others', 'image_files', 'normal', 'named', 'likely_reason', 'match', 'read_pairs', 'parts_in',
-           'outer_parts', 'inner_parts', 'read_text', 'spellings', 'find', 'listed', 'read_split', 'read_splits',
-           'below', 'one_split', 'warn_of_the_rest', 'in_turn', 'read_layout', 'pattern_groups', 'read_table',
-           'bare_names', 'image_column', 'table_groups', 'read_groups']
+           'outer_parts', 'inner_parts', 'spellings', 'find', 'listed', 'read_split', 'read_splits', 'below',
+           'one_split', 'warn_of_the_rest', 'in_turn', 'read_layout', 'pattern_groups', 'read_table', 'bare_names',
+           'image_column', 'table_groups', 'read_groups']
 
 # %% ../nbs/07_folder.ipynb #02153461
-import codecs
 import csv
 import os
 import re
@@ -25,7 +24,7 @@ from typing import Any, NoReturn
 
 # %% ../nbs/07_folder.ipynb #fb926019
 from .annotation import existing
-from .params import choose, extra
+from .params import choose, extra, read_text
 
 with extra("repro"):
     import yaml
@@ -216,18 +215,6 @@ def inner_parts(
         return {}
     return {split: [i for i, image in enumerate(images) if folder in image.parents] for split, folder in parts.items()}
 
-# %% ../nbs/07_folder.ipynb #764ad77f
-def read_text(file: Path) -> str:
-    "What a text file holds in UTF-8 or UTF-16. `ValueError` names the line that is in neither, and what to do."
-    content = file.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        way = "save it again with the encoding UTF-8 (in Excel: CSV UTF-8)"
-        raise ValueError(f"{file}:{line} is not written in UTF-8 ({error.reason}): {way}") from None
-
 # %% ../nbs/07_folder.ipynb #bcb1f12f
 def spellings(
     names: Sequence[str],  # paths of files below their folder
@@ -274,7 +261,7 @@ def read_split(
 ) -> dict[int, int]:  # position of an image -> line
     "The images that a split list names. `ValueError` names file and line of what is no image or stands there twice."
     found: dict[int, int] = {}
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(file)), 1):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(file, file)), 1):
         if not (index := listed(line.strip(), images, labels)):
             if not line.strip() or line.strip().startswith("#"):
                 continue
@@ -362,10 +349,7 @@ def pattern_groups(
     file: Path,  # dataset.yaml, for the message
 ) -> list[str]:
     "What the first bracket of `pattern` finds in each path, or all of it if it has none. `ValueError` if nothing."
-    try:
-        found = [re.search(pattern, image) for image in images]
-    except re.error as error:
-        raise ValueError(f"{file} has groups {pattern!r}, which is no regular expression: {error}") from None
+    found = [re.search(pattern, image) for image in images]
     groups = [match[1 if match.re.groups else 0] if match else None for match in found]
     if missed := [image for image, group in zip(images, groups, strict=True) if not group]:
         told = f"{file} has groups {pattern!r}, which finds nothing in {len(missed)} of {len(images)} images"
@@ -378,7 +362,7 @@ def read_table(
     column: str,  # has to stand in the first line
 ) -> tuple[list[str], dict[int, list[str]]]:  # the header; line -> its cells
     "A table with `column`. `ValueError` names the column that is missing, and the columns that are there."
-    lines = re.split(r"\r\n|\r|\n", read_text(file))
+    lines = re.split(r"\r\n|\r|\n", read_text(file, file))
     readings = ([*csv.reader(lines, delimiter=mark)] for mark in ",;\t|")
     tables = [[[cell.strip() for cell in row] for row in rows] for rows in readings]
     header = max((rows[0] for rows in tables), key=lambda names: (column in names, len(names)))
@@ -439,7 +423,7 @@ def read_groups(
         return [image.relative_to(root).as_posix() for image in images]
     if isinstance(groups, str):
         return pattern_groups(names, groups, root / "dataset.yaml")
-    file = Path(os.path.normpath(root / groups["file"]))
+    file = Path(os.path.normpath(root / str(groups["file"])))
     if not file.is_relative_to(os.path.normpath(root)):
         raise ValueError(f"{root / 'dataset.yaml'} names {file} under groups: put it into {root}, which DVC watches")
-    return table_groups(names, existing(file, f"{root / 'dataset.yaml'} names it under groups"), groups["column"])
+    return table_groups(names, existing(file, f"{root / 'dataset.yaml'} names it under groups"), str(groups["column"]))

@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOP', 'ROOT', 'Name', 'PACKAGE', 'SECTIONS', 'RUN_KEYS', 'COMMANDS', 'is_project', 'project_root', 'existing_folder',
-           'add_root', 'choose', 'whole_number', 'check_number', 'MissingExtra', 'extra', 'profile_file', 'read_yaml',
-           'read_sections', 'check_entries', 'check_seeds', 'load_params', 'check_table', 'grid_runs', 'with_runs',
-           'write_runs', 'check_run', 'run_settings', 'arrived', 'main', 'run_command']
+           'add_root', 'choose', 'whole_number', 'check_number', 'MissingExtra', 'extra', 'profile_file',
+           'repeated_key', 'read_text', 'read_yaml', 'read_sections', 'check_entries', 'check_seeds', 'load_params',
+           'check_table', 'grid_runs', 'with_runs', 'write_runs', 'check_run', 'run_settings', 'arrived', 'main',
+           'run_command']
 
 # %% ../nbs/05_params.ipynb #7e5d746b
 import argparse
@@ -120,19 +121,58 @@ def profile_file(
     known = ["sample", *sorted(file.parent.name for file in (ROOT / "profiles").glob("*/params.yaml"))]
     return f"profiles/{choose(profile, known, 'profile')}/params.yaml"
 
+# %% ../nbs/05_params.ipynb #d1d81ca7
+def repeated_key(
+    node: Any,  # of PyYAML's tree
+    value_of: Callable[[Any], Any],  # what a key's node means: `1` and `0x1` are one key
+    known: set[int],  # ids of the nodes that were looked at; an alias stands in two places
+) -> tuple[Any, int, int] | None:  # the key, the line where it stands first, the line where it stands again
+    "The first key below `node` that stands twice in its mapping."
+    if node is None or node.id == "scalar" or id(node) in known:
+        return None
+    known.add(id(node))
+    lines: dict[Any, int] = {}
+    for key, below in node.value if node.id == "mapping" else [(None, item) for item in node.value]:
+        if key is not None and key.id == "scalar" and not key.tag.endswith(":merge"):
+            name, line = value_of(key), key.start_mark.line + 1
+            if name in lines:
+                return name, lines[name], line
+            lines[name] = line
+        if found := repeated_key(below, value_of, known):
+            return found
+    return None
+
 # %% ../nbs/05_params.ipynb #2e7d7560
+def read_text(path: Path, name: str | Path) -> str:
+    "The text of a file in UTF-8, or in UTF-16 as Windows shells write it. `ValueError` names the byte that is none."
+    content = path.read_bytes()
+    try:
+        return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
+        where = f"byte {byte:#04x} at position {error.start}, in line {line}"
+        raise ValueError(f"{name} is not UTF-8 ({where}): save it with the encoding UTF-8") from None
+
+
 def read_yaml(
     path: Path,
     name: str | Path | None = None,  # what to call the file in the error; its path if not said
 ) -> Any:
-    "What a YAML file holds. `ValueError` names it if it is none."
+    "What a YAML file holds. `ValueError` names it if it is none, is not UTF-8, or says a key twice."
     with extra("repro"):  # not at the top: the losses use this module, and need torch alone
         import yaml
 
+    name, text = name or path, read_text(path, name or path)
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{name or path} is not valid YAML: {error}") from None
+        loader = yaml.SafeLoader(text)
+        node = loader.get_single_node()
+        twice = repeated_key(node, loader.construct_object, set())
+        content = None if node is None else loader.construct_document(node)
+    except (yaml.YAMLError, ValueError) as error:  # the second: a date that cannot be
+        raise ValueError(f"{name} is not valid YAML: {error}") from None
+    if twice:
+        raise ValueError(f"{name}:{twice[2]} has the key {twice[0]!r} again, after line {twice[1]}: remove one of them")
+    return content
 
 # %% ../nbs/05_params.ipynb #0d814387
 SECTIONS = {"profile", "root", "params_file", "datasets", "models", "train", "losses", "tables", "seeds", "runs"}

@@ -317,7 +317,7 @@ def test_a_list_in_another_encoding_is_named(tmp_path):
     scene(root, "ä")
     write_lists(root, "latin-1", train=["# none", "ä"])
     with pytest.raises(
-        ValueError, match=r"train\.txt:2 is not written in UTF-8 .*save it again with the encoding UTF-8"
+        ValueError, match=r"train\.txt is not UTF-8 .*in line 2.: save it with the encoding UTF-8"
     ):
         opened(root)
 
@@ -599,7 +599,7 @@ def test_a_table_that_is_missing_elsewhere_or_in_another_encoding(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"p\.csv does not exist: .*dataset\.yaml names it under groups"):
         opened(root)
     (root / "p.csv").write_bytes("image,patient\np0_0,Müller\n".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"p\.csv:2 is not written in UTF-8"):
+    with pytest.raises(ValueError, match=r"p\.csv is not UTF-8 .*in line 2"):
         opened(root)
     about(root, groups={"file": "../p.csv", "column": "patient"})
     shutil.move(root / "p.csv", tmp_path / "p.csv")
