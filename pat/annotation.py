@@ -204,14 +204,14 @@ def check_keys(meta: Any, file: Path) -> None:
 
 
 def check_groups(groups: Any, file: Path) -> None:
-    "`ValueError` unless `groups` is a pattern with a bracket, or the file and the column of a table."
+    "`ValueError` unless `groups` is a regular expression, or the file and the column of a table."
     table = isinstance(groups, dict) and set(groups) == {"file", "column"} and all(map(str, groups.values()))
     try:
-        pattern = isinstance(groups, str) and re.compile(groups).groups > 0
+        pattern = isinstance(groups, str) and bool(re.compile(groups))
     except re.error as error:
         raise ValueError(f"{file} has groups {groups!r}, which is no regular expression: {error}") from None
     if not (table or pattern):
-        expected = r"a regular expression with a bracket, such as '^(p\d+)_', or {file: a.csv, column: patient}"
+        expected = r"a regular expression, such as '^(p\d+)_', or {file: a.csv, column: patient}"
         raise ValueError(f"{file} has groups {groups!r}, expected {expected}")
 
 # %% ../nbs/07_annotation.ipynb #9f0d28ae

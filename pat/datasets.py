@@ -70,7 +70,7 @@ class Source:
     ignore_index: int = 255
     colour_ids: dict[int, int] = field(default_factory=dict)  # colour in the labels, 0xRRGGBB -> as `ids`
     legend: Legend | None = None  # of a dataset.yaml; None in a published dataset
-    groups: list[str] | None = None  # of each pair, never torn apart; `folder` alone has them
+    groups: list[str] | None = None  # of each pair, never torn apart by a split; None in a published dataset
 
 # %% ../nbs/07_datasets.ipynb #9261b0fd
 def colours_meaning(source: Source) -> str:
@@ -173,9 +173,9 @@ def read_folder(
     legend = read_legend(existing(root / "dataset.yaml", "it names the classes, such as names: [road, car]"))
     files, official = read_layout(root, legend.label_suffix)
     groups = read_groups(root, [image for image, _ in files], legend.groups)
-    pairs = [FilePair(*pair, legend.exif or "sizes") for pair in files]
-    said = partial(Source, legend.names, legend.colours, pairs, legend.ids, official, groups=groups)
-    return said(colour_ids=legend.colour_ids, legend=legend)
+    pairs = [FilePair(image, label, legend.exif or "sizes") for image, label in files]
+    source = Source(legend.names, legend.colours, pairs, legend.ids, official, groups=groups)
+    return replace(source, colour_ids=legend.colour_ids, legend=legend)
 
 
 FORMATS["folder"] = read_folder
@@ -395,7 +395,7 @@ def random_parts(
         raise ValueError(f"{len(order)} images are too few to split {' / '.join(map(str, shares))}")
     return [sorted(part.tolist()) for part in parts]
 
-# %% ../nbs/07_datasets.ipynb #99bef3eb
+# %% ../nbs/07_datasets.ipynb #2bc19298
 def nearest_cuts(
     ends: np.ndarray,  # (G,) images in the first group, in the first two, ...
     wanted: Sequence[int],  # images in front of each cut
@@ -407,7 +407,7 @@ def nearest_cuts(
         cuts.append(low + int(abs(ends[low - 1 : high - 1] - images).argmin()))
     return cuts[1:]
 
-# %% ../nbs/07_datasets.ipynb #cb43c04e
+# %% ../nbs/07_datasets.ipynb #4a04206a
 def group_parts(
     groups: Sequence[list[int]],  # the members of each
     shares: tuple[float, ...],  # of each part, in images
@@ -428,7 +428,7 @@ def group_parts(
             break
     return [sorted(member for group in part for member in groups[group]) for part in best]
 
-# %% ../nbs/07_datasets.ipynb #adad95df
+# %% ../nbs/07_datasets.ipynb #e22d78e2
 def draw(
     source: Source,
     members: Sequence[int],  # positions in `source.pairs`
@@ -443,7 +443,7 @@ def draw(
         return random_parts(members, shares, seed)
     return group_parts([*together.values()], shares, seed)
 
-# %% ../nbs/07_datasets.ipynb #b2a6ed69
+# %% ../nbs/07_datasets.ipynb #8cded1f0
 def separate_groups(source: Source, parts: dict[str, list[int]]) -> None:
     "`ValueError` that names a group of `source` with images in two of `parts`."
     sides: dict[str, dict[str, int]] = {}  # group -> split -> an image
@@ -455,7 +455,7 @@ def separate_groups(source: Source, parts: dict[str, list[int]]) -> None:
         told = f"groups stand in two parts of the split, {len(torn)} of {len(sides)} ({others(torn)})"
         raise ValueError(f"{told}: {torn[0]} in {where}. Put each into one part, or correct groups in dataset.yaml")
 
-# %% ../nbs/07_datasets.ipynb #364ab51f
+# %% ../nbs/07_datasets.ipynb #61845d77
 OWN_SPLITS = (
     "lists train.txt, val.txt and test.txt beside dataset.yaml, with the name of an image on each line; or folders "
     "train/images, train/labels, val/images and so on. To keep images together (of a film, a patient), split: paper "
@@ -475,7 +475,7 @@ def official_parts(source: Source) -> dict[str, list[int]]:
     separate_groups(source, parts)
     return parts
 
-# %% ../nbs/07_datasets.ipynb #98a4258b
+# %% ../nbs/07_datasets.ipynb #d0052fd0
 def divide(
     source: Source,
     split: str,  # "paper" or "official"
@@ -655,7 +655,7 @@ def what_decides(source: Source, height: int, width: int) -> dict:
     request = {"images": len(source.pairs), "height": height, "width": width, "ids": ids, "pillow": PIL.__version__}
     return request | ({"exif": source.legend.exif} if source.legend and source.legend.exif else {})
 
-# %% ../nbs/07_datasets.ipynb #989dfef6
+# %% ../nbs/07_datasets.ipynb #fe8326f3
 def on_two_sides(
     twins: list[list[int]],  # of `same_pictures`
     parts: dict[str, list[int]],  # split -> positions
@@ -664,7 +664,7 @@ def on_two_sides(
     side = {index: split for split, members in parts.items() for index in members}
     return [same for same in twins if len({side[index] for index in same if index in side}) > 1]
 
-# %% ../nbs/07_datasets.ipynb #24fa6a4f
+# %% ../nbs/07_datasets.ipynb #3bf11ff4
 def join_groups(groups: Sequence[str], twins: list[list[int]]) -> list[str]:
     "`groups`, in which those that share a picture are one."
     known = {group: group for group in groups}  # group -> another that it belongs to, or itself
@@ -679,7 +679,7 @@ def join_groups(groups: Sequence[str], twins: list[list[int]]) -> list[str]:
             known[top(groups[index])] = top(groups[first])
     return [top(group) for group in groups]
 
-# %% ../nbs/07_datasets.ipynb #e4f41e9a
+# %% ../nbs/07_datasets.ipynb #34fbc2ea
 def name_twins(source: Source, twins: list[list[int]]) -> str:
     "How many pictures have two names, and the first of them."
     name = lambda pair: str(pair.image if isinstance(pair, FilePair) else pair.label)
@@ -698,7 +698,7 @@ def warn_of_labels(
         told = f"{name_twins(source, unlike)}, and the label maps differ"
         warnings.warn(f"{told}: at most one of each is right, remove the others", stacklevel=2)
 
-# %% ../nbs/07_datasets.ipynb #6a967a11
+# %% ../nbs/07_datasets.ipynb #54990abf
 def keep_apart(
     source: Source,
     folder: Path,  # holds images.npy and labels.npy
@@ -720,7 +720,7 @@ def keep_apart(
         warnings.warn(told, stacklevel=2)
     return redraw(source, twins, split, splits) if own else splits
 
-# %% ../nbs/07_datasets.ipynb #f530d4ef
+# %% ../nbs/07_datasets.ipynb #ebba5aa7
 def redraw(source: Source, twins: list[list[int]], split: str, splits: dict[str, list[int]]) -> dict[str, list[int]]:
     "The split in which `twins` are groups, with a warning that names them."
     inside = {index for members in splits.values() for index in members}

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['picture_hashes', 'same_pictures', 'read_rows', 'brightness_steps', 'unlike', 'near_duplicates']
 
-# %% ../nbs/07_duplicates.ipynb #4db0cef3
+# %% ../nbs/07_duplicates.ipynb #27553530
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
-# %% ../nbs/07_duplicates.ipynb #df1a2647
+# %% ../nbs/07_duplicates.ipynb #42bdddc6
 import numpy as np
 
 from .params import extra
@@ -19,7 +19,7 @@ from .params import extra
 with extra("repro"):
     from PIL import Image
 
-# %% ../nbs/07_duplicates.ipynb #89a742a8
+# %% ../nbs/07_duplicates.ipynb #059143c9
 def picture_hashes(
     images: Iterable[np.ndarray],  # (H, W, 3) uint8 each
 ) -> list[bytes | None]:  # one per image
@@ -37,7 +37,7 @@ def same_pictures(
             found.setdefault(value, []).append(index)
     return [same for same in found.values() if len(same) > 1]
 
-# %% ../nbs/07_duplicates.ipynb #160478bd
+# %% ../nbs/07_duplicates.ipynb #93be4da0
 def read_rows(
     file: Path,  # .npy of uint8
 ) -> Iterator[np.ndarray]:
@@ -49,7 +49,7 @@ def read_rows(
         for _ in range(images):
             yield np.frombuffer(stream.read(row), np.uint8).reshape(shape)
 
-# %% ../nbs/07_duplicates.ipynb #39662f38
+# %% ../nbs/07_duplicates.ipynb #77e8e448
 def brightness_steps(
     image: np.ndarray,  # (H, W, 3) uint8
 ) -> np.ndarray:  # (256,) float32
@@ -58,7 +58,7 @@ def brightness_steps(
     steps = np.diff(grey, axis=1)
     return (np.sign(steps) * (abs(steps) > 1)).ravel().astype(np.float32)
 
-# %% ../nbs/07_duplicates.ipynb #db90e0f6
+# %% ../nbs/07_duplicates.ipynb #db146441
 def unlike(
     first: np.ndarray,  # (M, 256), of `brightness_steps`
     second: np.ndarray,  # (N, 256)
@@ -70,7 +70,7 @@ def unlike(
     equal = (both + first @ second.T) / 2
     return np.where(either < 16, 1, 1 - equal / np.maximum(either, 1))
 
-# %% ../nbs/07_duplicates.ipynb #f26c6841
+# %% ../nbs/07_duplicates.ipynb #6bcbd036
 def near_duplicates(
     images: Iterable[np.ndarray],  # (H, W, 3) uint8 each
     splits: dict[str, list[int]],  # split -> positions in `images`
@@ -79,7 +79,7 @@ def near_duplicates(
     "Pairs of images on two sides of the split that are the same picture or nearly so."
     signs = np.stack([brightness_steps(image) for image in images])
     pairs: list[tuple[int, int]] = []
-    for one, other in combinations(map(np.array, splits.values()), 2):
+    for one, other in combinations([np.array(members, int) for members in splits.values()], 2):
         for block in np.split(one, range(1000, len(one), 1000)):
             at, to = np.nonzero(unlike(signs[block], signs[other]) <= limit)
             pairs += zip(block[at].tolist(), other[to].tolist(), strict=True)

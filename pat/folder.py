@@ -5,12 +5,11 @@
 # %% auto #0
 __all__ = ['IN_PASSING', 'NOTES', 'NEEDS_MORE', 'LAYOUT', 'SPLITS', 'passed_over', 'no_linked_folders', 'stop', 'files_below',
            'others', 'image_files', 'normal', 'named', 'likely_reason', 'match', 'read_pairs', 'parts_in',
-           'outer_parts', 'inner_parts', 'read_text', 'spellings', 'find', 'listed', 'read_split', 'read_splits',
-           'below', 'one_split', 'warn_of_the_rest', 'in_turn', 'read_layout', 'pattern_groups', 'read_table',
-           'bare_names', 'image_column', 'table_groups', 'read_groups']
+           'outer_parts', 'inner_parts', 'spellings', 'find', 'listed', 'read_split', 'read_splits', 'below',
+           'one_split', 'warn_of_the_rest', 'in_turn', 'read_layout', 'pattern_groups', 'read_table', 'bare_names',
+           'image_column', 'table_groups', 'read_groups']
 
-# %% ../nbs/07_folder.ipynb #4739d48f
-import codecs
+# %% ../nbs/07_folder.ipynb #02153461
 import csv
 import os
 import re
@@ -23,15 +22,15 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NoReturn
 
-# %% ../nbs/07_folder.ipynb #15fb6ae5
+# %% ../nbs/07_folder.ipynb #fb926019
 from .annotation import existing
-from .params import choose, extra
+from .params import choose, extra, read_text
 
 with extra("repro"):
     import yaml
     from PIL import Image
 
-# %% ../nbs/07_folder.ipynb #a4c348e3
+# %% ../nbs/07_folder.ipynb #5131feeb
 IN_PASSING = {
     "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information",  # Windows
     "@eadir", "#recycle", "__macosx", "lost+found",  # disk stations, zip files made by macOS, Linux
@@ -42,7 +41,7 @@ def passed_over(name: str) -> bool:
     "Whether an operating system or a notebook left a file or folder of this name behind."
     return name.startswith(".") or name.lower() in IN_PASSING
 
-# %% ../nbs/07_folder.ipynb #830704d5
+# %% ../nbs/07_folder.ipynb #eb741fb8
 def no_linked_folders(root: Path) -> None:
     "`ValueError` that names a folder below `root` if it is a link, since DVC does not see what changes in it."
     for here, below, _ in os.walk(root):
@@ -54,7 +53,7 @@ def no_linked_folders(root: Path) -> None:
                     f"give the real folder as `path` in params.yaml, or copy {target} here in place of the link"
                 )
 
-# %% ../nbs/07_folder.ipynb #720156d4
+# %% ../nbs/07_folder.ipynb #16bf8768
 def stop(error: OSError) -> NoReturn:
     "Raise `error`: `os.walk` would pass over a folder that it cannot read."
     raise error
@@ -72,7 +71,7 @@ def files_below(folder: Path) -> list[Path]:
             raise FileNotFoundError(f"{file} is {target}: put the file itself in its place, or remove it")
     return sorted(found)
 
-# %% ../nbs/07_folder.ipynb #f25a9be4
+# %% ../nbs/07_folder.ipynb #590d3cb8
 NOTES = {
     ".json", ".xml", ".txt", ".csv", ".tsv", ".yaml", ".yml", ".md", ".html", ".log", ".cache",  # of label tools
     ".xmp", ".aae", ".jgw", ".pgw", ".tfw", ".wld", ".prj", ".ini",  # of cameras, phones and maps
@@ -85,7 +84,7 @@ def others(files: Sequence[object], shown: int = 3) -> str:
     more = f" and {len(files) - shown} more" if len(files) > shown else ""
     return ", ".join(map(str, files[:shown])) + more
 
-# %% ../nbs/07_folder.ipynb #31356d0e
+# %% ../nbs/07_folder.ipynb #cfa83bd0
 def image_files(folder: Path) -> list[Path]:
     "The images at any depth below `folder`, sorted. `ValueError` names files that are neither image nor note."
     formats = Image.registered_extensions().items()
@@ -99,7 +98,7 @@ def image_files(folder: Path) -> list[Path]:
         )
     return files
 
-# %% ../nbs/07_folder.ipynb #b0a5cb68
+# %% ../nbs/07_folder.ipynb #ee937eca
 def normal(text: str) -> str:
     "`text` with one character for each accented letter."
     return unicodedata.normalize("NFC", text)
@@ -119,26 +118,26 @@ def named(
             raise ValueError(f"{other} and {file} {what} {name}: rename or remove one")
     return {name: file for file, name in names.items()}
 
-# %% ../nbs/07_folder.ipynb #d1f8e706
+# %% ../nbs/07_folder.ipynb #35bc6253
 def likely_reason(
     images: Iterable[str],  # names of all images
     labels: Iterable[str],  # names of all labels
-    alone: list[str],  # names that were looked for among the labels, and are not there
+    wanted: Iterable[str],  # names that were looked for among the labels, of which some are not there
 ) -> str:  # a sentence, or nothing
     "Why labels were not found, where the names tell."
-    images, labels = set(images), set(labels)
+    images, labels, wanted = set(images), set(labels), list(wanted)
     starts = Counter(label[len(name) :] for name in sorted(images)[:20] for label in labels if label.startswith(name))
     for suffix in sorted(starts, key=lambda suffix: -starts[suffix]):
         if all(name + suffix in labels for name in images):
             line = yaml.safe_dump({"label_suffix": suffix}, allow_unicode=True).strip()
             return f" All labels are called as their image and {suffix or 'nothing'}: write `{line}` into dataset.yaml."
-    lower = {label.lower(): label for label in labels}
-    if other := lower.get(alone[0].lower()):
+    alone, spare = (next(name for name in wanted if name not in labels), sorted(labels.difference(wanted)))
+    if other := {label.lower(): label for label in spare}.get(alone.lower()):
         return f" There is {other}: write both names with the same capitals."
-    near = get_close_matches(alone[0], sorted(labels), n=1)
+    near = get_close_matches(alone, spare, n=1, cutoff=0.4)
     return f" The nearest name there is {near[0]}." if near else ""
 
-# %% ../nbs/07_folder.ipynb #494a7dc1
+# %% ../nbs/07_folder.ipynb #2e6e0c90
 def match(
     folder: Path,  # holds images/ and labels/
     images: dict[str, Path],  # of `named`
@@ -151,7 +150,7 @@ def match(
         raise FileNotFoundError(
             f"{folder / 'labels' / alone[0]}.png does not exist: it is the label of {wanted[alone[0]]}. "
             f"{len(alone)} of {len(wanted)} images have no label ({others(alone)})."
-            f"{likely_reason(images, labels, alone)} Otherwise add the labels, or move the images out of the folder"
+            f"{likely_reason(images, labels, wanted)} Otherwise add the labels, or move the images out of the folder"
         )
     if images and (spare := [file for name, file in labels.items() if name not in wanted]):
         raise FileNotFoundError(
@@ -160,7 +159,7 @@ def match(
         )
     return [(file, labels[name]) for name, file in wanted.items()]
 
-# %% ../nbs/07_folder.ipynb #4aa361a8
+# %% ../nbs/07_folder.ipynb #926ee381
 LAYOUT = "expected images/ and labels/, or train/images, train/labels, test/images, test/labels (and perhaps val/)"
 
 
@@ -174,7 +173,7 @@ def read_pairs(
     labels = named(folder / "labels", "both are the label of")
     return match(folder, named(folder / "images", "share the label"), labels, suffix)
 
-# %% ../nbs/07_folder.ipynb #c24408c0
+# %% ../nbs/07_folder.ipynb #dc8c0580
 SPLITS = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
     "testing": "test",
@@ -196,7 +195,7 @@ def parts_in(
             found[split] = path
     return {split: found[split] for split in ("train", "val", "test") if split in found}
 
-# %% ../nbs/07_folder.ipynb #73c77992
+# %% ../nbs/07_folder.ipynb #93857e09
 def outer_parts(root: Path) -> dict[str, Path]:
     "The folders `train`, `val`, `test` of `root` that hold images/; `ValueError` if images/ is there as well."
     parts = {split: folder for split, folder in parts_in(root).items() if (folder / "images").is_dir()}
@@ -216,19 +215,7 @@ def inner_parts(
         return {}
     return {split: [i for i, image in enumerate(images) if folder in image.parents] for split, folder in parts.items()}
 
-# %% ../nbs/07_folder.ipynb #3de8ccaf
-def read_text(file: Path) -> str:
-    "What a text file holds in UTF-8 or UTF-16. `ValueError` names the line that is in neither, and what to do."
-    content = file.read_bytes()
-    wide = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-    try:
-        return content.decode("utf-16" if wide else "utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        way = "save it again with the encoding UTF-8 (in Excel: CSV UTF-8)"
-        raise ValueError(f"{file}:{line} is not written in UTF-8 ({error.reason}): {way}") from None
-
-# %% ../nbs/07_folder.ipynb #3db93e1e
+# %% ../nbs/07_folder.ipynb #bcb1f12f
 def spellings(
     names: Sequence[str],  # paths of files below their folder
 ) -> dict[str, list[int]]:  # name with or without ending -> positions in `names`
@@ -250,7 +237,7 @@ def find(
     name = normal(text.strip().strip("\"'").replace("\\", "/")).removeprefix("./")
     return known.get(name) or known.get(re.sub(rf"^(.*/)?{folder}/", "", name), [])
 
-# %% ../nbs/07_folder.ipynb #cb8737b1
+# %% ../nbs/07_folder.ipynb #e994736e
 def listed(
     line: str,
     images: dict[str, list[int]],  # of `spellings`
@@ -266,7 +253,7 @@ def listed(
             return found
     return []
 
-# %% ../nbs/07_folder.ipynb #40202f7b
+# %% ../nbs/07_folder.ipynb #12954107
 def read_split(
     file: Path,
     images: dict[str, list[int]],  # of `spellings`
@@ -274,7 +261,7 @@ def read_split(
 ) -> dict[int, int]:  # position of an image -> line
     "The images that a split list names. `ValueError` names file and line of what is no image or stands there twice."
     found: dict[int, int] = {}
-    for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(file)), 1):
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(file, file)), 1):
         if not (index := listed(line.strip(), images, labels)):
             if not line.strip() or line.strip().startswith("#"):
                 continue
@@ -287,7 +274,7 @@ def read_split(
         found[index[0]] = number
     return found
 
-# %% ../nbs/07_folder.ipynb #099d5829
+# %% ../nbs/07_folder.ipynb #b52da990
 def read_splits(
     lists: dict[str, Path],  # split -> its list
     images: Sequence[str],  # paths below images/
@@ -306,7 +293,7 @@ def read_splits(
         parts[split] = sorted(found)
     return parts
 
-# %% ../nbs/07_folder.ipynb #71cf50fd
+# %% ../nbs/07_folder.ipynb #51b6f51a
 def below(
     files: Iterable[Path],
     kind: str,  # "images" or "labels"
@@ -316,7 +303,7 @@ def below(
     inside = (file.relative_to(root).parts for file in files)
     return [normal("/".join(parts[1 if parts[0] == kind else 2 :])) for parts in inside]
 
-# %% ../nbs/07_folder.ipynb #bc226d6f
+# %% ../nbs/07_folder.ipynb #4d9a9d00
 def one_split(root: Path, lists: dict[str, Path], folders: Sequence[str]) -> None:
     "`ValueError` if `root` has lists and folders that both lay down a split."
     if lists and folders:
@@ -332,13 +319,13 @@ def warn_of_the_rest(root: Path, images: Sequence[str], parts: dict[str, list[in
         told = f"{len(rest)} of {len(images)} images of {root} are in no part of its split and take no part in official"
         warnings.warn(f"{told}: {others(rest)}", stacklevel=2)
 
-# %% ../nbs/07_folder.ipynb #e24427aa
+# %% ../nbs/07_folder.ipynb #e3b14015
 def in_turn(parts: dict[str, list[Any]]) -> dict[str, list[int]]:
     "Positions of the members of each part when all parts stand one behind the other."
     numbers = count()
     return {split: [next(numbers) for _ in members] for split, members in parts.items()}
 
-# %% ../nbs/07_folder.ipynb #5e218de0
+# %% ../nbs/07_folder.ipynb #662b89a1
 def read_layout(
     root: Path,
     suffix: str = "",  # label_suffix of dataset.yaml
@@ -355,30 +342,27 @@ def read_layout(
     warn_of_the_rest(root, below(images, "images", root), parts)
     return pairs, parts or None
 
-# %% ../nbs/07_folder.ipynb #5370f022
+# %% ../nbs/07_folder.ipynb #23717df2
 def pattern_groups(
     images: Sequence[str],  # paths below images/
     pattern: str,
     file: Path,  # dataset.yaml, for the message
 ) -> list[str]:
     "What the first bracket of `pattern` finds in each path, or all of it if it has none. `ValueError` if nothing."
-    try:
-        found = [re.search(pattern, image) for image in images]
-    except re.error as error:
-        raise ValueError(f"{file} has groups {pattern!r}, which is no regular expression: {error}") from None
+    found = [re.search(pattern, image) for image in images]
     groups = [match[1 if match.re.groups else 0] if match else None for match in found]
     if missed := [image for image, group in zip(images, groups, strict=True) if not group]:
         told = f"{file} has groups {pattern!r}, which finds nothing in {len(missed)} of {len(images)} images"
         raise ValueError(f"{told}: {others(missed)}. Expected a group in each path below images/")
     return [str(group) for group in groups]
 
-# %% ../nbs/07_folder.ipynb #9b6c9c3c
+# %% ../nbs/07_folder.ipynb #788bad63
 def read_table(
     file: Path,
     column: str,  # has to stand in the first line
 ) -> tuple[list[str], dict[int, list[str]]]:  # the header; line -> its cells
     "A table with `column`. `ValueError` names the column that is missing, and the columns that are there."
-    lines = re.split(r"\r\n|\r|\n", read_text(file))
+    lines = re.split(r"\r\n|\r|\n", read_text(file, file))
     readings = ([*csv.reader(lines, delimiter=mark)] for mark in ",;\t|")
     tables = [[[cell.strip() for cell in row] for row in rows] for rows in readings]
     header = max((rows[0] for rows in tables), key=lambda names: (column in names, len(names)))
@@ -388,7 +372,7 @@ def read_table(
     rows = next(rows for rows in tables if rows[0] == header)
     return header, {number: row for number, row in enumerate(rows[1:], 2) if any(row)}
 
-# %% ../nbs/07_folder.ipynb #1c74b910
+# %% ../nbs/07_folder.ipynb #4e0b223a
 def bare_names(images: Sequence[str]) -> dict[str, list[int]]:
     "`spellings` of the paths, and of the names without their folders where these are different."
     names = [Path(image).name for image in images]
@@ -405,7 +389,7 @@ def image_column(
     named = lambda place: sum(bool(find(row[place], known)) for row in rows.values() if place < len(row))
     return max((place for place, name in enumerate(header) if name != column), key=named)
 
-# %% ../nbs/07_folder.ipynb #acb15c84
+# %% ../nbs/07_folder.ipynb #b3052d03
 def table_groups(
     images: Sequence[str],  # paths below images/
     file: Path,
@@ -427,7 +411,7 @@ def table_groups(
         raise ValueError(f"{told}, looked for in its column {header[place]}: {others(missed)}")
     return [groups[index] for index in range(len(images))]
 
-# %% ../nbs/07_folder.ipynb #7f4d1015
+# %% ../nbs/07_folder.ipynb #aa8e404e
 def read_groups(
     root: Path,
     images: Sequence[Path],
@@ -439,7 +423,7 @@ def read_groups(
         return [image.relative_to(root).as_posix() for image in images]
     if isinstance(groups, str):
         return pattern_groups(names, groups, root / "dataset.yaml")
-    file = Path(os.path.normpath(root / groups["file"]))
+    file = Path(os.path.normpath(root / str(groups["file"])))
     if not file.is_relative_to(os.path.normpath(root)):
         raise ValueError(f"{root / 'dataset.yaml'} names {file} under groups: put it into {root}, which DVC watches")
-    return table_groups(names, existing(file, f"{root / 'dataset.yaml'} names it under groups"), groups["column"])
+    return table_groups(names, existing(file, f"{root / 'dataset.yaml'} names it under groups"), str(groups["column"]))

@@ -144,9 +144,10 @@ def repeated_key(
 
 # %% ../nbs/05_params.ipynb #2e7d7560
 def read_text(path: Path, name: str | Path) -> str:
-    "The text of a UTF-8 file, with or without byte order mark. `ValueError` names the byte that is none."
+    "The text of a file in UTF-8, or in UTF-16 as Windows shells write it. `ValueError` names the byte that is none."
+    content = path.read_bytes()
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return content.decode("utf-16" if content.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8-sig")
     except UnicodeDecodeError as error:
         line, byte = error.object[: error.start].count(b"\n") + 1, error.object[error.start]
         where = f"byte {byte:#04x} at position {error.start}, in line {line}"
