@@ -315,7 +315,7 @@ def in_words(
     row: Any,  # a line of `table_values`, a gain, as `itertuples` gives it
 ) -> str:
     "A gain with its interval, and whether zero is inside: better, worse or undecided."
-    side = "undecided" if row.low <= 0 <= row.high else "better" if row.value > 0 else "worse"
+    side = "better" if row.low > 0 else "worse" if row.high < 0 else "undecided"  # NaN, a group without a class, too
     return f"{row.value:+5.1f} [{row.low:+.1f}, {row.high:+.1f}]  {side}"
 
 # %% ../nbs/13_tables.ipynb #3dd9335b
