@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['check_values', 'TrainSettings', 'train_settings', 'Batches', 'loader', 'layout', 'to_device', 'evaluate',
-           'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss', 'Trainer', 'build_trainer', 'train_step',
-           'train_epoch', 'validate', 'keep_best', 'save_checkpoint', 'read_checkpoint', 'differences', 'load_trained',
-           'identity', 'belongs', 'random_state', 'set_random_state', 'checkpoint_state', 'resume', 'fit', 'score_best',
-           'train', 'without_nan', 'write_outcome', 'check_dataset', 'check_model', 'check_loss', 'check_params',
-           'main']
+           'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss', 'Trainer', 'build_trainer', 'logits_of',
+           'train_step', 'train_epoch', 'validate', 'keep_best', 'save_checkpoint', 'read_checkpoint', 'differences',
+           'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state', 'checkpoint_state', 'resume',
+           'fit', 'score_best', 'train', 'without_nan', 'write_outcome', 'check_dataset', 'check_model', 'check_loss',
+           'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -105,10 +105,11 @@ def loader(
     generator: torch.Generator | None = None,  # shuffles; None keeps the order
     workers: int = 0,
 ) -> DataLoader:  # of (B, H, W, 3) uint8 images and (B, H, W) uint8 labels
-    "Batches of a split, in order or shuffled."
+    "Batches of a split: all of it in order, or shuffled and without a single image that is left over."
     batches = Batches(data, split)
+    alone = generator is not None and 1 < batch_size < len(batches) and len(batches) % batch_size == 1
     order = SequentialSampler(batches) if generator is None else RandomSampler(batches, generator=generator)
-    sampler = BatchSampler(order, batch_size, drop_last=False)
+    sampler = BatchSampler(order, batch_size, drop_last=alone)
     return DataLoader(batches, None, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 # %% ../nbs/11_training.ipynb #61189d52
@@ -245,6 +246,23 @@ def build_trainer(
     scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cfg.epochs * len(batches))
     return Trainer(settings, data, cfg, fabric, model, loss_fn, optimizer, scheduler, order, batches)
 
+# %% ../nbs/11_training.ipynb #67e65246
+def logits_of(
+    trainer: Trainer,
+    images: Tensor,  # of `to_device`
+) -> Tensor:  # logits (B, C, H, W)
+    "What the network says. `ValueError` names `train.batch_size` if the network cannot train with one image."
+    try:
+        return trainer.model(images)
+    except ValueError as error:
+        if len(images) > 1 or "more than 1 value per channel" not in str(error):
+            raise
+        size, n = trainer.cfg.batch_size, len(trainer.data.meta["splits"]["train"])
+        raise ValueError(
+            f"model {trainer.settings['model']!r} cannot train with one image at a time, it normalises one value per "
+            f"channel and image: train.batch_size is {size} for {n} training image(s), expected 2 or more of both"
+        ) from None
+
 # %% ../nbs/11_training.ipynb #2d1c7312
 def train_step(
     trainer: Trainer,
@@ -252,7 +270,7 @@ def train_step(
 ) -> Tensor:  # the loss, on the device
     "One step of the optimiser and its schedule."
     images, target = to_device(batch, trainer.fabric.device, layout(trainer.cfg.channels_last))
-    loss = trainer.loss_fn(trainer.model(images), target)
+    loss = trainer.loss_fn(logits_of(trainer, images), target)
     trainer.optimizer.zero_grad()
     trainer.fabric.backward(loss)
     trainer.optimizer.step()
