@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['NORMALISATION', 'all_params', 'find_run', 'Seer', 'describe_run', 'seer_of_run', 'write_weights', 'read_weights',
-           'card', 'percent', 'stretch', 'enlarged_classes', 'fit_image', 'overlay', 'Piece', 'pieces', 'predict',
-           'upright', 'with_legend', 'class_shares', 'output_names', 'save_image', 'look', 'free', 'shares_csv',
-           'look_at_all', 'find_seer', 'parse', 'main']
+           'card', 'percent', 'stretch', 'enlarged_classes', 'overlay', 'Piece', 'pieces', 'predict', 'upright',
+           'with_legend', 'class_shares', 'output_names', 'save_image', 'look', 'free', 'shares_csv', 'look_at_all',
+           'find_seer', 'parse', 'main']
 
 # %% ../nbs/16_predict.ipynb #12d06a87
 import argparse
@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .annotation import existing, open_image, rgb_image, shown
+from .datasets import fit_image, tiles
 from .models import rebuild
 from .params import ROOT, add_root, choose, extra, load_params, run_settings
 from .tables import load_dataset, load_result, write_text
@@ -179,11 +180,6 @@ def enlarged_classes(
     return torch.cat(parts).byte().numpy()
 
 # %% ../nbs/16_predict.ipynb #6822c697
-def fit_image(image: Image.Image, height: int, width: int, resize: str) -> tuple[np.ndarray, tuple[slice, slice]]:
-    "TEMPORARY"
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR)), (slice(0, height), slice(0, width))
-
-
 def overlay(image: np.ndarray, label: np.ndarray, colours: list[list[int]], ignore_index: int) -> np.ndarray:
     "TEMPORARY"
     palette = np.zeros((256, 3), np.uint8)
@@ -207,13 +203,13 @@ def pieces(
     data, (W, H) = about["dataset"], image.size
     how, h, w = data.get("resize", "squeeze"), data["height"], data["width"]
     if how != "crop":
-        pixels, inside = fit_image(image, h, w, how)
-        yield Piece(pixels, inside, (slice(0, H), slice(0, W)))
+        fitted, inside = fit_image(image, h, w, how)
+        yield Piece(np.asarray(fitted), inside, (slice(0, H), slice(0, W)))
         return
-    for y, x in product(range(0, H, h), range(0, W, w)):
+    places = product(range(0, H, h), range(0, W, w))
+    for (y, x), tile in zip(places, tiles(image, h, w), strict=True):
         box = slice(y, min(y + h, H)), slice(x, min(x + w, W))
-        tile = np.asarray(image.crop((x, y, x + w, y + h)))  # black beyond the picture
-        yield Piece(tile, (slice(0, box[0].stop - y), slice(0, box[1].stop - x)), box)
+        yield Piece(np.asarray(tile), (slice(0, box[0].stop - y), slice(0, box[1].stop - x)), box)
 
 # %% ../nbs/16_predict.ipynb #6875217d
 @torch.no_grad()

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,28 @@ def test_other_files_are_no_weights(tmp_path, content):
         file.write_bytes(content)
     with pytest.raises(ValueError, match=r"model.safetensors is not what `python -m pat.predict RUN --export` writes"):
         read_weights(file)
+
+
+def about(seer, resize):
+    return replace(seer, about=seer.about | {"dataset": seer.about["dataset"] | {"resize": resize}})
+
+
+def test_a_padded_picture_is_seen_without_its_bars(seer):
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 120, 3), dtype=np.uint8))
+    padded = Image.new("RGB", (48, 32), (128,) * 3)
+    padded.paste(image.resize((48, 16), Image.Resampling.BILINEAR), (0, 8))
+    pixels = torch.from_numpy(np.asarray(padded).copy()).permute(2, 0, 1)[None] / 127.5 - 1
+    with torch.no_grad():
+        logits = seer.network(pixels.contiguous())[0][:, 8:24]
+    wanted = F.interpolate(logits[None], size=(40, 120), mode="bilinear", align_corners=False)[0].argmax(0)
+    assert (predict(about(seer, "pad"), image) == wanted.numpy()).mean() > 0.999
+
+
+def test_tiles_are_seen_at_the_pictures_own_resolution(seer, scenes):
+    first, second = (Image.fromarray(scenes.images[i]) for i in (0, 1))
+    both = Image.new("RGB", (48 + 20, 32))
+    both.paste(first, (0, 0))
+    both.paste(second.crop((0, 0, 20, 32)), (48, 0))
+    classes = predict(about(seer, "crop"), both)
+    assert classes.shape == (32, 68)
+    assert (classes[:, :48] == predict(seer, first)).mean() > 0.999
