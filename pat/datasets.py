@@ -884,8 +884,14 @@ def redraw(source: Source, twins: list[list[int]], split: str, splits: dict[str,
     twins = [[index for index in same if index in inside] for same in twins]
     if not (twins := [same for same in twins if len(same) > 1]):
         return splits
-    warnings.warn(f"{name_twins(source, twins)}: they stay on one side of the split", stacklevel=2)
-    return divide(replace(source, groups=join_groups(source.groups or [], twins)), split, seed=0)
+    told = name_twins(source, twins)
+    try:
+        parts = divide(replace(source, groups=join_groups(source.groups or [], twins)), split, seed=0)
+    except ValueError:  # fewer than three different pictures or groups of them
+        warnings.warn(f"{told}: too few differ to keep them on one side of the split", stacklevel=2)
+        return splits
+    warnings.warn(f"{told}: they stay on one side of the split", stacklevel=2)
+    return parts
 
 # %% ../nbs/07_datasets.ipynb #a5fb9d69
 def prepare(
