@@ -52,7 +52,7 @@ from pat.annotation import (
 )
 from .duplicates import picture_hashes, read_rows, same_pictures
 from .folder import LAYOUT, no_linked_folders, others, read_groups, read_layout
-from .params import ROOT, choose, extra
+from .params import ROOT, choose, extra, write_file
 
 with extra("repro"):
     import h5py
@@ -238,12 +238,7 @@ def label_statistics(
 # %% ../nbs/07_datasets.ipynb #d56c2d99
 def write_json(path: str | Path, value: object) -> None:
     "Write `value` as JSON under a temporary name, then rename: a file is whole or not there."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    tmp.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on every system
-    os.replace(tmp, path)
+    write_file(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 # %% ../nbs/07_datasets.ipynb #2c6c5113
 def read_folder(

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['pixel_nll', 'masked_mean', 'cross_entropy', 'focal_weight', 'focal_loss', 'class_sizes', 'mask_size_weight',
-           'pixel_weight', 'exponential_beta', 'inverse_beta', 'constant_beta', 'only_for', 'beta_of', 'ce_scale',
-           'pat_weight', 'soften', 'without_beta', 'reduce_images', 'pat_loss', 'PixelLoss', 'CrossEntropyLoss',
+           'pixel_weight', 'exponential_beta', 'inverse_beta', 'constant_beta', 'only_for', 'beta_of', 'without_effect',
+           'ce_scale', 'pat_weight', 'soften', 'reduce_images', 'pat_loss', 'PixelLoss', 'CrossEntropyLoss',
            'FocalLoss', 'PATLoss', 'confidence_curve']
 
 # %% ../nbs/01_losses.ipynb #3853d8a2
@@ -158,6 +158,19 @@ def beta_of(
         raise ValueError(f"beta is {beta!r}, expected 'exponential', 'inverse' or 'none'")
     return None
 
+# %% ../nbs/01_losses.ipynb #f074f796
+def without_effect(
+    beta: str,
+    temperature: float,
+    detach_beta: bool,
+    log_temperature: bool,
+) -> None:
+    "`ValueError` that names an option of the coefficient which is set although `beta` leaves the coefficient out."
+    if beta == "none" and temperature != 1 and not log_temperature:
+        raise ValueError(f"temperature is {temperature!r}, but beta is 'none', and nothing has it: leave it out")
+    if beta == "none" and detach_beta:
+        raise ValueError("detach_beta is set, but beta is 'none', and there is nothing to detach: leave it out")
+
 # %% ../nbs/01_losses.ipynb #f73e4e54
 def ce_scale(
     sizes: Tensor,  # (B, C), of `class_sizes`; only C, device and dtype matter
@@ -198,17 +211,6 @@ def soften(
     check_number(temperature, "temperature", "more than 0", lambda value: 0 < value < math.inf)
     return (logits.to(working_dtype(logits)) / temperature, 1.0) if log_temperature else (logits, temperature)
 
-# %% ../nbs/01_losses.ipynb #023f939b
-def without_beta(
-    temperature: float,  # that is left for beta, of `soften`
-    detach_beta: bool,
-) -> None:
-    "`ValueError` for an option that acts on beta alone, where beta is 'none'."
-    for name, value, plain in (("temperature", temperature, 1), ("detach_beta", detach_beta, False)):
-        if value != plain:
-            hint = " or set log_temperature" if name == "temperature" else ""
-            raise ValueError(f"{name} is {value!r}, but it acts on beta, and beta is 'none': leave one out{hint}")
-
 # %% ../nbs/01_losses.ipynb #66274672
 def reduce_images(
     loss: Tensor,  # (B, ...)
@@ -239,10 +241,9 @@ def pat_loss(
 ) -> Tensor:  # scalar, or (B, ...)
     "PAT loss (Eq. 4). `ValueError` for an impossible option, shape, dtype or label."
     coefficient = beta_of(beta, kappa, epsilon)
+    without_effect(beta, temperature, detach_beta, log_temperature)
     index, weight, images = pat_weight(logits, target, ignore_index, alpha, scale, coefficient)
     logits, temperature = soften(logits, temperature, log_temperature)
-    if coefficient is None:
-        without_beta(temperature, detach_beta)
     coefficient = partial(constant_beta, beta=coefficient) if detach_beta and coefficient else coefficient
     return reduce_images(weighted_nll(logits, index, weight, coefficient, temperature), images, reduction)
 

@@ -511,10 +511,6 @@ def test_255_is_an_error_where_it_is_not_the_ignore_index():
         (partial(PATLoss, beta="inverse", kappa="1e1"), "kappa is '1e1', but only beta='exponential' has it"),
         (partial(PATLoss, epsilon=0.5), "epsilon is 0.5, but only beta='inverse' has it, and beta is 'exponential'"),
         (partial(PATLoss, beta="none", epsilon=0.5), "epsilon is 0.5, but only beta='inverse' has it"),
-        (partial(PATLoss, beta="none", temperature=2), "temperature is 2, but it acts on beta, and beta is 'none'"),
-        (partial(PATLoss, beta="none", temperature="2"), "temperature is '2', expected more than 0"),
-        (partial(PATLoss, beta="none", detach_beta=True), "detach_beta is True, but it acts on beta, and beta is 'no"),
-        (partial(PATLoss, beta="none", detach_beta=True, log_temperature=True, temperature=2), "detach_beta is True"),
         (partial(PATLoss, alpha=-1), "alpha is -1, expected 0 to 2, or None"),
         (partial(PATLoss, scale="log"), "scale is 'log', expected 'ce' or 'paper'"),
         (partial(PATLoss, temperature=0), "temperature is 0, expected more than 0"),
@@ -755,3 +751,19 @@ def test_transforms_of_torch_func_are_refused_with_a_sentence(kind):
     for transform, batch in ((torch.func.grad, (logits, target)), (torch.func.vmap, each)):
         with pytest.raises(RuntimeError, match=r"do not work inside torch\.func transforms"):
             transform(kind)(*batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 2}, "temperature is 2, but beta is 'none'"),
+        ({"temperature": 0.5, "detach_beta": True}, "temperature is 0.5, but beta is 'none'"),
+        ({"detach_beta": True}, "detach_beta is set, but beta is 'none'"),
+        ({"detach_beta": True, "log_temperature": True, "temperature": 2}, "detach_beta is set, but beta is 'none'"),
+    ],
+)
+def test_options_of_a_coefficient_that_is_not_there_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PATLoss(beta="none", **options)
+    PATLoss(beta="none", temperature=2, log_temperature=True)
+    PATLoss(beta="none", temperature=1)
