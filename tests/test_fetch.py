@@ -450,7 +450,7 @@ def test_a_download_that_is_not_the_dataset_is_not_placed(site, published, datas
     site.files["scenes.zip"] = zip_of(published, ("scenes-1.0/dataset.yaml", 0, "names: []")).read_bytes()
     url = f"{site.url}/scenes.zip"
     DATASETS["folder"] = Dataset("the page", {"scenes.zip": (url, "")}, PARTS, "scenes-1.0")
-    message = r"folder.fetch is not all of folder: dataset.yaml has no key 'colours'.*delete it to download it again"
+    message = r"folder.fetch is not all of folder: dataset.yaml has names \[\].*delete it to download it again"
     with pytest.raises(ValueError, match=message):
         fetch("folder", folder=datasets)
     assert names(datasets) == ["folder.fetch"] and names(datasets / "folder.fetch") == ["lock", "scenes.zip"]
