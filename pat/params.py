@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['TOP', 'ROOT', 'Name', 'PACKAGE', 'SECTIONS', 'RUN_KEYS', 'ALIKE', 'COMMANDS', 'is_project', 'project_root',
-           'existing_folder', 'add_root', 'choose', 'whole_number', 'check_number', 'MissingExtra', 'extra',
-           'profile_file', 'repeated_key', 'read_text', 'read_yaml', 'read_sections', 'check_entries', 'check_seeds',
-           'load_params', 'check_table', 'grid_runs', 'with_runs', 'write_runs', 'check_run', 'run_settings', 'arrived',
+           'existing_folder', 'add_root', 'named_path', 'choose', 'whole_number', 'check_number', 'MissingExtra',
+           'extra', 'profile_file', 'repeated_key', 'read_text', 'read_yaml', 'read_sections', 'check_case',
+           'check_entries', 'check_seeds', 'load_params', 'project_of', 'expected_place', 'check_place', 'check_table',
+           'grid_runs', 'with_section', 'write_file', 'with_runs', 'write_runs', 'check_run', 'run_settings', 'arrived',
            'main', 'run_command']
 
 # %% ../nbs/05_params.ipynb #7e5d746b
@@ -30,7 +31,8 @@ def is_project(folder: Path) -> bool:
     "Whether `folder` is the top of a project: it holds dvc.yaml, and a params.yaml that says it is the top's."
     try:
         text = (folder / "params.yaml").read_text(encoding="utf-8", errors="replace")
-        return (folder / "dvc.yaml").is_file() and bool(TOP.search(text))
+        copied = folder.parent.name == "profiles" and is_project(folder.parent.parent)
+        return (folder / "dvc.yaml").is_file() and bool(TOP.search(text)) and not copied
     except OSError:  # it does not exist, or it may not be read: not ours
         return False
 
@@ -57,6 +59,16 @@ def add_root(parser: argparse.ArgumentParser) -> None:
     "Give a command line the option `--root`."
     told = "where relative paths start; default: the project around the working directory, else that directory"
     parser.add_argument("--root", type=existing_folder, default=ROOT, metavar="DIR", help=told)
+
+# %% ../nbs/05_params.ipynb #43daf2f3
+def named_path(
+    text: str,  # of a command line: a file or a folder
+    root: Path = ROOT,  # what `add_root` gives
+) -> Path:
+    "`text` in the working directory if it is there or begins with a dot, else from the root; from a `--root` always."
+    here = Path(text).exists() or text.split("/")[0] in (".", "..")
+    start = Path.cwd() if root is ROOT and here else root
+    return Path(os.path.normpath(start / text))
 
 # %% ../nbs/05_params.ipynb #6501c6e8
 Name = TypeVar("Name")
@@ -189,6 +201,17 @@ def read_sections(file: str | Path) -> dict:
     return params
 
 # %% ../nbs/05_params.ipynb #70453405
+def check_case(
+    names: Iterable[str],
+    where: str,  # "losses of params.yaml", for the message
+) -> None:
+    "`ValueError` for two `names` that would be one file where a file system does not tell `A` from `a`."
+    known: dict[str, str] = {}
+    for name in names:
+        if (other := known.setdefault(name.lower(), name)) != name:
+            raise ValueError(f"{where} has {other!r} and {name!r}, which are one file on some systems: rename one")
+
+
 def check_entries(
     entries: object,  # what a section holds
     where: str,  # "losses of params.yaml", for the message
@@ -197,8 +220,9 @@ def check_entries(
     if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
         raise ValueError(f"{where} is {entries!r}, expected `name: {{key: value}}` entries")
     for name in entries:
-        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_+-]+", name):
-            raise ValueError(f"{where} has the name {name!r}, expected letters, digits, - and _ only")
+        if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_+-]*", name):
+            raise ValueError(f"{where} has the name {name!r}, expected letters, digits, - and _ only, no - in front")
+    check_case(entries, where)
 
 
 def check_seeds(seeds: object, name: str) -> None:
@@ -223,6 +247,47 @@ def load_params(
     check_seeds(params["seeds"], f"seeds of {file}")
     return params
 
+# %% ../nbs/05_params.ipynb #a1cb8fe1
+def project_of(
+    path: Path,  # of a params.yaml
+) -> Path:
+    "The top of the project that `path` is in; its own folder if it is in none."
+    root = project_root(path.parent)
+    above = path.parent.resolve().parents[1:2]
+    return above[0] if root == path.parent.resolve() and above and path.parent.parent.name == "profiles" else root
+
+
+def expected_place(
+    file: str | Path,  # a params.yaml; a relative path starts at `ROOT`
+) -> dict[str, str]:  # profile, root, params_file
+    "What a params.yaml at this place says of itself. `ValueError` if no profile can be there."
+    path = Path(os.path.abspath(ROOT / file))
+    root, path = project_of(path), path.parent.resolve() / path.name
+    if path == root / "params.yaml":
+        return {"profile": "sample", "root": ".", "params_file": "params.yaml"}
+    name = path.parent.name
+    if path != root / "profiles" / name / "params.yaml":
+        there = f"{root}/profiles/<name>/params.yaml"
+        raise ValueError(f"{file} is at a place where no profile is looked for, expected {there}: move it there")
+    if name == "sample" or not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*", name):
+        expected = "letters, digits, '.', - and _, but not 'sample', which is the top's"
+        raise ValueError(f"{file} is in a folder of the name {name!r}, expected {expected}: rename the folder")
+    return {"profile": name, "root": "../..", "params_file": f"profiles/{name}/params.yaml"}
+
+# %% ../nbs/05_params.ipynb #b3e761a6
+def check_place(
+    params: dict,  # what `load_params` returns
+    file: str | Path,  # that it comes from
+) -> None:
+    "`ValueError` that says which lines of `file` have to change, if they contradict the place where it lies."
+    expected = expected_place(file)
+    wrong = [key for key, value in expected.items() if params[key] != value]
+    if wrong:
+        found = ", ".join(f"{key} is {params[key]!r}" for key in wrong)
+        lines = "; ".join(f"`{key}: {expected[key]}`" for key in wrong)
+        quoted = ", with quotes" if expected["profile"].replace(".", "").isdigit() else ""
+        raise ValueError(f"{file} says that it is elsewhere ({found}): change the lines to {lines}{quoted}")
+
 # %% ../nbs/05_params.ipynb #1215f026
 def check_table(
     wanted: dict,  # an entry of `tables`
@@ -236,7 +301,8 @@ def check_table(
         if not isinstance(wanted.get(key), list) or not wanted[key]:
             raise ValueError(f"{key} {where} is {wanted.get(key)!r}, expected a list of names")
         for name in wanted[key]:
-            choose(name, params[key], f"entry of {key} {where}")
+            if choose(name, params[key], f"entry of {key} {where}") not in params[key] or wanted[key].count(name) > 1:
+                raise ValueError(f"{key} {where} has the entry {name!r} twice, or without quotes: expected names, once")
     check_seeds(wanted.get("seeds", params["seeds"]), f"seeds {where}")
 
 # %% ../nbs/05_params.ipynb #57b9f767
@@ -256,6 +322,31 @@ def grid_runs(
                 raise ValueError(f"{run} and {runs[name]} would both be run {name!r} of {file}: rename one of them")
     return runs
 
+# %% ../nbs/05_params.ipynb #04058eff
+def with_section(
+    text: str,  # of a params.yaml
+    section: str,  # such as "runs"
+    new: str,  # its lines, the first is `runs:`
+) -> str:
+    "`text` with another top-level section: up to the next line that is not indented. `ValueError` if it has none."
+    inside = r"(?:[ \t]+\S|-[ \n]|[}\]]).*\n?"  # items of a list, and what closes a bracket, need no indent
+    old = re.search(rf"^{re.escape(section)}:.*\n?(?:(?:[ \t]*\n)*{inside})*", text, re.MULTILINE)
+    if old is None:
+        raise ValueError(f"no line starts with `{section}:`, expected the sections of the file in lines of their own")
+    return text[: old.start()] + new.rstrip("\n") + "\n" + text[old.end() :]
+
+
+def write_file(
+    path: str | Path,  # its folder is made if it is not there
+    text: str,
+) -> None:
+    "Write a text file under a temporary name, then rename it; the same bytes on every system."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tmp = path.with_name(path.name + ".tmp")
+    tmp.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(tmp, path)
+
 # %% ../nbs/05_params.ipynb #f7babba7
 def with_runs(
     text: str,  # of a params.yaml
@@ -266,25 +357,22 @@ def with_runs(
         import yaml
 
     entries = (yaml.safe_dump(run, default_flow_style=True, sort_keys=False, width=1000) for run in runs.values())
-    section = "runs:\n" + "".join(f"  {name}: {entry}" for name, entry in zip(runs, entries, strict=True))
-    old = re.search(r"^runs:.*\n?(?:[ \t].*\n?|\n)*", text, re.MULTILINE)  # up to the next line that is not indented
-    if old is None:
-        raise ValueError("no line starts with `runs:`, expected the sections of the file in lines of their own")
-    return text[: old.start()] + section + text[old.end() :]
+    lines = (f"  {name}: {entry}" for name, entry in zip(runs, entries, strict=True))
+    return with_section(text, "runs", "runs:\n" + "".join(lines) if runs else "runs: {}\n")
 
 # %% ../nbs/05_params.ipynb #7f13ab97
 def write_runs(
     file: str | Path,  # a params.yaml; a relative path starts at `ROOT`
 ) -> dict[str, dict]:  # the runs
-    "Write the section `runs:` of a params.yaml from its tables and seeds."
-    path, runs = ROOT / file, grid_runs(load_params(file))
+    "Write the section `runs:` of a params.yaml from its tables and seeds. `ValueError` writes nothing."
+    params = load_params(file)
+    check_place(params, file)
+    runs = grid_runs(params)
     try:
-        text = with_runs(path.read_text(encoding="utf-8"), runs)
+        text = with_runs((ROOT / file).read_text(encoding="utf-8-sig"), runs)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(text, encoding="utf-8")
-    os.replace(tmp, path)
+    write_file(ROOT / file, text)
     return runs
 
 # %% ../nbs/05_params.ipynb #ada26513
@@ -344,14 +432,15 @@ def arrived(
 def main(argv: list[str] | None = None) -> None:
     "`python -m pat.params FILE`: write the runs of a params.yaml from its grid."
     parser = argparse.ArgumentParser(prog="python -m pat.params", description="Write the runs of a params.yaml.")
-    parser.add_argument("file", help="a params.yaml; a relative path starts at the root")
+    parser.add_argument("file", help="a params.yaml: from the working directory if it is there, else from the root")
     add_root(parser)
     arguments = parser.parse_args(argv)
+    file = named_path(arguments.file, arguments.root)
     try:
-        runs = write_runs(arguments.root / arguments.file)
+        runs = write_runs(file)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
-    print(f"{arguments.file}: {len(runs)} runs")
+    print(f"{expected_place(file)['params_file']}: {len(runs)} runs")
 
 # %% ../nbs/05_params.ipynb #ed5ee75d
 ALIKE = ("fetch", "new", "params", "predict", "report", "streets")  # command and module have one name

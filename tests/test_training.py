@@ -575,7 +575,7 @@ def test_without_nan_reaches_every_depth():
 # --- check_params
 
 GOOD = {
-    "profile": "tiny",
+    "profile": "sample",
     "root": ".",
     "params_file": "params.yaml",
     "datasets": {"scenes": {"format": "folder", "path": "data/scenes", "height": 32, "width": 48, "split": "paper"}},
@@ -588,8 +588,9 @@ GOOD = {
 }
 
 
-def params_file(tmp_path, section="profile", value="tiny"):
+def params_file(tmp_path, section="profile", value="sample"):
     file = tmp_path / "params.yaml"
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     file.write_text(yaml.safe_dump(GOOD | {section: value}))
     return file
 
@@ -696,7 +697,7 @@ def test_good_params_are_counted(tmp_path, capsys):
     file = params_file(tmp_path)
     assert check_params(file) == GOOD
     main([str(file)])
-    assert capsys.readouterr().out == f"{file}: 1 runs, all names and options exist\n"
+    assert capsys.readouterr().out == "params.yaml: 1 runs, all names and options exist\n"
 
 
 def test_missing_params_file(tmp_path):
