@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['pixel_nll', 'masked_mean', 'cross_entropy', 'focal_weight', 'focal_loss', 'class_sizes', 'mask_size_weight',
            'pixel_weight', 'exponential_beta', 'inverse_beta', 'constant_beta', 'only_for', 'beta_of', 'ce_scale',
-           'pat_weight', 'soften', 'reduce_images', 'pat_loss', 'PixelLoss', 'CrossEntropyLoss', 'FocalLoss', 'PATLoss',
-           'confidence_curve']
+           'pat_weight', 'soften', 'without_beta', 'reduce_images', 'pat_loss', 'PixelLoss', 'CrossEntropyLoss',
+           'FocalLoss', 'PATLoss', 'confidence_curve']
 
 # %% ../nbs/01_losses.ipynb #3853d8a2
 import math
@@ -198,6 +198,17 @@ def soften(
     check_number(temperature, "temperature", "more than 0", lambda value: 0 < value < math.inf)
     return (logits.to(working_dtype(logits)) / temperature, 1.0) if log_temperature else (logits, temperature)
 
+# %% ../nbs/01_losses.ipynb #023f939b
+def without_beta(
+    temperature: float,  # that is left for beta, of `soften`
+    detach_beta: bool,
+) -> None:
+    "`ValueError` for an option that acts on beta alone, where beta is 'none'."
+    for name, value, plain in (("temperature", temperature, 1), ("detach_beta", detach_beta, False)):
+        if value != plain:
+            hint = " or set log_temperature" if name == "temperature" else ""
+            raise ValueError(f"{name} is {value!r}, but it acts on beta, and beta is 'none': leave one out{hint}")
+
 # %% ../nbs/01_losses.ipynb #66274672
 def reduce_images(
     loss: Tensor,  # (B, ...)
@@ -230,6 +241,8 @@ def pat_loss(
     coefficient = beta_of(beta, kappa, epsilon)
     index, weight, images = pat_weight(logits, target, ignore_index, alpha, scale, coefficient)
     logits, temperature = soften(logits, temperature, log_temperature)
+    if coefficient is None:
+        without_beta(temperature, detach_beta)
     coefficient = partial(constant_beta, beta=coefficient) if detach_beta and coefficient else coefficient
     return reduce_images(weighted_nll(logits, index, weight, coefficient, temperature), images, reduction)
 
