@@ -508,7 +508,8 @@ def load_trained(
 def identity(trainer: Trainer) -> str:
     "The settings and the data of a run, as JSON: what a checkpoint must share to be gone on from."
     meta = trainer.data.meta
-    data = [meta["source_sha256"], meta["names"], meta["splits"], trainer.data.images.shape]
+    pixels = {split: counted["class_pixels"] for split, counted in meta["statistics"].items()}
+    data = [meta["source_sha256"], meta["names"], meta["splits"], trainer.data.images.shape, pixels]
     return json.dumps([trainer.settings, data], sort_keys=True)
 
 
