@@ -161,7 +161,8 @@ def read_resized(
     decoded = pair.decode(contents)
     counted = what_counts(decoded, source.ids, source.colour_ids, pair.label)
     ids = source.colour_ids if counted.dtype == np.uint32 else source.ids
-    classes = Image.fromarray(to_classes(counted, ids, pair.label, source.names if source.legend else ()))
+    names = source.names if source.legend else ()
+    classes = Image.fromarray(to_classes(counted, ids, pair.label, names, decoded.palette))
     notes = journal_notes(decoded, counted, colours_meaning(source)) if source.legend else {}
     images, labels = (resized(part, height, width, resize, part is classes) for part in (decoded.image, classes))
     return images, labels, {"sha256": digest(contents).hex(), **notes}
@@ -733,7 +734,7 @@ def empty_arrays(folder: Path, images: int, height: int, width: int) -> None:
     for name, row in (("images", (height, width, 3)), ("labels", (height, width))):
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (images, *row))
 
-# %% ../nbs/07_datasets.ipynb #707b7e9f
+# %% ../nbs/07_datasets.ipynb #0894f7cc
 def compare_palettes(source: Source, lines: list[dict]) -> Palettes:
     "The palettes of what was read, to compare more with. `ValueError` names two files that do not agree."
     palettes = Palettes(source.legend)
