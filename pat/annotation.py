@@ -9,10 +9,10 @@ __all__ = ['VOID', 'HEX', 'OKABE_ITO', 'KEYS', 'LIMIT', 'TURNS', 'BACK', 'LOSSLE
            'class_colours', 'read_legend', 'named', 'Opened', 'stored_depth', 'orientation', 'open_image', 'stored',
            'shown', 'aligned', 'check_one_page', 'check_photo', 'rgb_image', 'lossy_webp', 'check_lossless',
            'packed_pixels', 'palette_colours', 'grey_values', 'label_values', 'Decoded', 'Pair', 'FilePair', 'digest',
-           'as_colours', 'alike', 'what_counts', 'colour_names', 'remedy', 'refuse_unknown', 'look_up', 'to_classes',
-           'journal_notes', 'Palettes', 'refuse_palettes', 'only_class', 'check_occurring']
+           'as_colours', 'alike', 'what_counts', 'colour_names', 'remedy', 'what_is_unknown', 'refuse_unknown',
+           'look_up', 'to_classes', 'journal_notes', 'Palettes', 'refuse_palettes', 'only_class', 'check_occurring']
 
-# %% ../nbs/07_annotation.ipynb #16989235
+# %% ../nbs/07_annotation.ipynb #29bbf1e9
 import colorsys
 import hashlib
 import io
@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-# %% ../nbs/07_annotation.ipynb #f14e8216
+# %% ../nbs/07_annotation.ipynb #1d342b2f
 import numpy as np
 
 from .params import choose, extra, read_yaml
@@ -33,14 +33,14 @@ with extra("repro"):
     import yaml
     from PIL import ExifTags, Image
 
-# %% ../nbs/07_annotation.ipynb #f5f0c120
+# %% ../nbs/07_annotation.ipynb #416a720b
 def existing(path: Path, hint: str) -> Path:
     "`path`, or a `FileNotFoundError` that names it and says with `hint` where to get it."
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: {hint}")
     return path
 
-# %% ../nbs/07_annotation.ipynb #1a90a583
+# %% ../nbs/07_annotation.ipynb #8bdbf921
 VOID = 255  # the class of pixels without class, in the arrays that training reads
 
 
@@ -58,7 +58,7 @@ class Legend:
     label_suffix: str = ""
     groups: str | dict[str, str] | None = None
 
-# %% ../nbs/07_annotation.ipynb #b15d5e2b
+# %% ../nbs/07_annotation.ipynb #38b61fac
 def check_name(name: Any, where: str) -> None:
     "`ValueError` unless `name` is a text that is not empty."
     if not isinstance(name, str):
@@ -79,7 +79,7 @@ def check_names(names: Any, file: Path) -> None:
     if len(names) > VOID:
         raise ValueError(f"{file} names {len(names)} classes, expected at most {VOID}: {VOID} means no class")
 
-# %% ../nbs/07_annotation.ipynb #d80d6ad2
+# %% ../nbs/07_annotation.ipynb #78171c71
 HEX = re.compile("#[0-9a-fA-F]{6}")
 
 
@@ -97,7 +97,7 @@ def unpacked(colour: int) -> list[int]:
     "Red, green and blue of 0xRRGGBB."
     return list(colour.to_bytes(3))
 
-# %% ../nbs/07_annotation.ipynb #c9a922fe
+# %% ../nbs/07_annotation.ipynb #b1d689cc
 def label_key(key: Any, file: Path) -> int:
     "A key of `labels`, a value or a colour, as a number. `ValueError` names one that is neither."
     if isinstance(key, str) and HEX.fullmatch(key):
@@ -121,7 +121,7 @@ def label_keys(labels: Any, file: Path) -> list[int]:
         raise ValueError(f"{file} has {twice[0]!r} and {twice[1]!r} in labels, which are the same")
     return keys
 
-# %% ../nbs/07_annotation.ipynb #23e5c957
+# %% ../nbs/07_annotation.ipynb #d8d469f7
 def label_classes(
     labels: dict,  # of dataset.yaml
     names: list[str] | None,  # of dataset.yaml, if it has them
@@ -140,7 +140,7 @@ def label_classes(
     classes = {name: c for c, name in enumerate(names)} | {"void": VOID}
     return names, {key: classes[name] for key, name in zip(keys, labels.values(), strict=True)}
 
-# %% ../nbs/07_annotation.ipynb #9da50699
+# %% ../nbs/07_annotation.ipynb #00c6d0be
 def labels_line(labels: dict) -> str:
     "`labels` as a line of a dataset.yaml. A name that YAML would misread gets its quotes."
     text = yaml.safe_dump({"labels": labels}, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
@@ -156,7 +156,7 @@ def known_labels(
     named = {key: "void" if c == VOID else names[c] for key, c in ids.items()}
     return {f"#{key:06x}" if colours else key: name for key, name in named.items()}
 
-# %% ../nbs/07_annotation.ipynb #10a33270
+# %% ../nbs/07_annotation.ipynb #a3bdbb58
 OKABE_ITO = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
 
 
@@ -166,7 +166,7 @@ def default_colours(classes: int) -> list[list[int]]:
     hues = [(i * 0.618034 % 1, *strengths[i % 4]) for i in range(classes - len(OKABE_ITO))]
     return [*OKABE_ITO, *([round(255 * c) for c in colorsys.hsv_to_rgb(*hue)] for hue in hues)][:classes]
 
-# %% ../nbs/07_annotation.ipynb #e77ca524
+# %% ../nbs/07_annotation.ipynb #a26afc1e
 def usual_ids(
     void: int | None,  # ignore_index of dataset.yaml, None if it has none
     names: list[str],
@@ -185,7 +185,7 @@ def usual_colours(colours: list[int], told: bool) -> dict[int, int]:  # colour -
     "The class of each colour that dataset.yaml told and that belongs to one class only."
     return {colour: c for c, colour in enumerate(colours) if told and colours.count(colour) == 1}
 
-# %% ../nbs/07_annotation.ipynb #92bf334b
+# %% ../nbs/07_annotation.ipynb #53d0da61
 KEYS = ("names", "colours", "ignore_index", "labels", "exif", "label_suffix", "groups")
 
 
@@ -214,7 +214,7 @@ def check_groups(groups: Any, file: Path) -> None:
         expected = r"a regular expression, such as '^(p\d+)_', or {file: a.csv, column: patient}"
         raise ValueError(f"{file} has groups {groups!r}, expected {expected}")
 
-# %% ../nbs/07_annotation.ipynb #9f0d28ae
+# %% ../nbs/07_annotation.ipynb #c8fb6813
 def class_colours(meta: dict, names: list[str], colour_ids: dict[int, int], file: Path) -> list[int]:
     "(C,) colours to draw with: those of dataset.yaml, those of its `labels`, or some. As 0xRRGGBB."
     if "colours" in meta:
@@ -228,7 +228,7 @@ def class_colours(meta: dict, names: list[str], colour_ids: dict[int, int], file
     first = {c: colour for colour, c in reversed(colour_ids.items())}
     return [first.get(c, colour) for c, colour in enumerate(usual)]
 
-# %% ../nbs/07_annotation.ipynb #b8561e21
+# %% ../nbs/07_annotation.ipynb #aad50472
 def read_legend(file: Path) -> Legend:
     "What a dataset.yaml says. `ValueError` names `file` and the key or the value that cannot be."
     meta = read_yaml(file)
@@ -250,7 +250,7 @@ def read_legend(file: Path) -> Legend:
     told = {key: meta[key] for key in ("exif", "label_suffix", "groups") if key in meta}
     return Legend(file, names, [unpacked(c) for c in colours], ids, by_colour, "labels" in meta, **told)
 
-# %% ../nbs/07_annotation.ipynb #344368e2
+# %% ../nbs/07_annotation.ipynb #3fa3c942
 LIMIT = 2**28  # pixels of an image, 0.8 GB in memory
 Image.MAX_IMAGE_PIXELS = LIMIT  # Pillow's own, for the whole process
 
@@ -272,7 +272,7 @@ def named(
         todo = "copy or export it again, as PNG or JPEG" if own else "fetch it again"
         raise ValueError(f"{file} is truncated or not an image ({error}): {todo}") from None
 
-# %% ../nbs/07_annotation.ipynb #bcd0935f
+# %% ../nbs/07_annotation.ipynb #f2d6ec63
 class Opened(NamedTuple):
     "An image whose pixels are in memory, and what is known of its file."
 
@@ -302,7 +302,7 @@ def orientation(image: Image.Image) -> int:
         return 1
     return found if found in range(1, 9) else 1
 
-# %% ../nbs/07_annotation.ipynb #0d68aba1
+# %% ../nbs/07_annotation.ipynb #6ba86337
 def open_image(
     file: Path,  # for the message
     content: bytes,
@@ -321,7 +321,7 @@ def open_image(
         way = orientation(image) if own and kind != "TIFF" else way
     return Opened(image, kind, rawmode, levels, way, pages)
 
-# %% ../nbs/07_annotation.ipynb #0f19c290
+# %% ../nbs/07_annotation.ipynb #c72714cb
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
          8: "ROTATE_90"}  # fmt: skip
 BACK = TURNS | {6: "ROTATE_90", 8: "ROTATE_270"}  # the others undo themselves
@@ -340,7 +340,7 @@ def shown(opened: Opened) -> Image.Image:
         return opened.image
     return opened.image.transpose(Image.Transpose[TURNS[opened.orientation]])
 
-# %% ../nbs/07_annotation.ipynb #9a3a5360
+# %% ../nbs/07_annotation.ipynb #c0b20742
 def aligned(
     photo: Opened,
     label: Opened,
@@ -360,7 +360,7 @@ def aligned(
         raise ValueError(f"{what}, and their sizes do not tell whether to turn it: write into dataset.yaml {lines}")
     return ways[exif or (fits or ["stored"])[0]]
 
-# %% ../nbs/07_annotation.ipynb #350d9649
+# %% ../nbs/07_annotation.ipynb #4afcdd78
 def check_one_page(file: Path, opened: Opened) -> None:
     "`ValueError` names `file` if it holds several pages or frames."
     if opened.pages > 1:
@@ -379,7 +379,7 @@ def check_photo(file: Path, opened: Opened) -> None:
     if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
         raise ValueError(f"{file} is transparent in places: flatten it onto the background that you want to be seen")
 
-# %% ../nbs/07_annotation.ipynb #a0d2369d
+# %% ../nbs/07_annotation.ipynb #fa4cc670
 def rgb_image(
     file: Path,  # for the message
     image: Image.Image,
@@ -389,7 +389,7 @@ def rgb_image(
         raise ValueError(f"{file} has mode {image.mode}, expected 8 bits per channel")
     return image if image.mode == "RGB" else image.convert("RGB")  # it copies, and lets no other thread run
 
-# %% ../nbs/07_annotation.ipynb #490d198d
+# %% ../nbs/07_annotation.ipynb #5489a87f
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "TGA", "PCX", "SGI")
 
 
@@ -412,7 +412,7 @@ def check_lossless(file: Path, opened: Opened, content: bytes) -> None:
         told = f"{file} is stored as {inside or opened.format}, which does not keep the values of a label map"
         raise ValueError(f"{told}: export it again from where it was drawn, as PNG; converting does not help")
 
-# %% ../nbs/07_annotation.ipynb #330a9bd4
+# %% ../nbs/07_annotation.ipynb #fbd04910
 TRANSPARENT = 1 << 24  # above all colours
 
 
@@ -433,7 +433,7 @@ def palette_colours(image: Image.Image) -> np.ndarray | None:  # (n,) uint32
     colours = packed_pixels(row)[0][: len(palette) // 3]
     return None if (colours == np.arange(len(colours)) * 0x010101).all() else colours
 
-# %% ../nbs/07_annotation.ipynb #73c24356
+# %% ../nbs/07_annotation.ipynb #c69354e9
 def grey_values(
     file: Path,  # for the message
     opened: Opened,
@@ -450,7 +450,7 @@ def grey_values(
         raise ValueError(f"{file} holds {values.min()} to {values.max()}, expected values of 0 to 65535")
     return values.astype(np.uint8 if image.mode in ("1", "L") else np.uint16)
 
-# %% ../nbs/07_annotation.ipynb #c033dac5
+# %% ../nbs/07_annotation.ipynb #a3fa924b
 def label_values(
     file: Path,  # for the message
     opened: Opened,
@@ -468,7 +468,7 @@ def label_values(
         raise ValueError(f"{file} stores colours as {opened.rawmode}, expected 8 bits per channel: export it so")
     return packed_pixels(image), None
 
-# %% ../nbs/07_annotation.ipynb #dff8eb66
+# %% ../nbs/07_annotation.ipynb #8591a7dd
 class Decoded(NamedTuple):
     "An image and what stands in its label map."
 
@@ -490,7 +490,7 @@ class Pair(Protocol):
     def decode(self, contents: Any) -> Decoded:
         "What `read` returns, as pixels."
 
-# %% ../nbs/07_annotation.ipynb #8701429c
+# %% ../nbs/07_annotation.ipynb #3b83ad5b
 class FilePair(NamedTuple):
     "An image file and a label file."
 
@@ -515,12 +515,12 @@ class FilePair(NamedTuple):
             raise ValueError(told)
         return Decoded(rgb_image(self.image, image), *label_values(self.label, label, drawn))
 
-# %% ../nbs/07_annotation.ipynb #d67f1648
+# %% ../nbs/07_annotation.ipynb #e0b2291e
 def digest(contents: tuple[Any, Any]) -> bytes:
     "SHA-256 of each part of what a pair's `read` returns, joined."
     return b"".join(hashlib.sha256(part).digest() for part in contents)
 
-# %% ../nbs/07_annotation.ipynb #5b146fe3
+# %% ../nbs/07_annotation.ipynb #73217e7f
 def as_colours(decoded: Decoded, name: Path | str) -> np.ndarray:  # (H, W) uint32
     "The colour of each pixel: its own, that of the palette, or a grey. `ValueError` if a value has none."
     values, palette = decoded.values, decoded.palette
@@ -537,7 +537,7 @@ def alike(colours: np.ndarray) -> np.ndarray | None:  # (H, W) uint8
     greys = (colours & 0xFF).astype(np.uint8)
     return greys if (colours == greys * np.uint32(0x010101)).all() else None
 
-# %% ../nbs/07_annotation.ipynb #bd025d50
+# %% ../nbs/07_annotation.ipynb #76cdd43e
 def what_counts(
     decoded: Decoded,
     ids: dict[int, int],  # value -> class
@@ -557,8 +557,8 @@ def what_counts(
         raise ValueError(f"{name} can be read in two ways, {both}: say in dataset.yaml by `labels` which is meant")
     return greys if len(by_value) >= len(by_colour) else decoded.values
 
-# %% ../nbs/07_annotation.ipynb #db77bf36
-MANY = 8  # different values that are no class, in one file: nobody forgets so many
+# %% ../nbs/07_annotation.ipynb #af4eae1d
+MANY = 5  # different values that are no class, in one file: nobody forgets so many
 
 
 def colour_names(colours: Iterable[int]) -> list[str]:
@@ -576,36 +576,52 @@ def remedy(
     if colours and TRANSPARENT in unknown:
         return "transparent pixels have no colour, so give them one: flatten the image"
     if len(unknown) >= MANY:
-        cause = "so many come from lossy compression such as JPEG, or from scaling that mixes neighbours"
-        return f"{cause}: export the label map again, as PNG, or scaled by nearest neighbour"
+        cause = "so many often come from lossy compression such as JPEG, or from scaling that mixes neighbours"
+        todo = "then export the label map again, as PNG, or scaled by nearest neighbour"
+        return f"{cause}; {todo}. If they are meant, list them under labels in dataset.yaml"
     more = dict.fromkeys(colour_names(unknown) if colours else unknown, "CLASS")
     line = labels_line(known_labels(ids, names, colours) | more)
     return f"say what they are, a class or void, in place of CLASS in dataset.yaml: {line}"
 
-# %% ../nbs/07_annotation.ipynb #232cb830
+# %% ../nbs/07_annotation.ipynb #88385cb3
+def what_is_unknown(
+    found: list[int],  # values or colours that are no class
+    counts: list[int],  # pixels of each
+    known: list[int],  # those that are, in order
+    colours: bool,  # whether they are colours
+) -> str:
+    "What a label map holds and should not, in words."
+    if colours and not known:
+        return "has mode RGB, expected one 8-bit channel of class ids"
+    if not colours:
+        expected = f"one of {known}" if len(known) < 50 else f"{known[0]} to {known[-1]}"
+        more = f", {len(found)} values that are no class" if len(found) > 5 else ""
+        return f"holds {found[:5]}{more}, expected {expected}"
+    most = sorted(zip(counts, colour_names(found), strict=True), reverse=True)[:5]
+    pixels = ", ".join(f"{name} ({count} pixels)" for count, name in most)
+    return f"holds {len(found)} colours that are no class: {pixels}{', ...' * (len(found) > 5)}"
+
+# %% ../nbs/07_annotation.ipynb #8b45acb5
 def refuse_unknown(
     unknown: np.ndarray,  # (n,) values or colours that are no class, one for each pixel
     ids: dict[int, int],
     name: Path | str,  # of the labels
     names: Sequence[str],  # of the classes in a dataset.yaml; none in a published dataset
+    palette: np.ndarray | None,  # of `Decoded`
 ) -> None:
     "The `ValueError` that names them, and says what to do."
-    colours, known = unknown.dtype == np.uint32, sorted(ids)
+    colours = unknown.dtype == np.uint32
     found, counts = (part.tolist() for part in np.unique(unknown, return_counts=True))
-    order = sorted(range(len(found)), key=lambda i: -counts[i])
-    most = [found[i] for i in order]
-    if colours and not ids:
-        told = f"{name} has mode RGB, expected one 8-bit channel of class ids"
-    elif colours:
-        pixels = [f"{c} ({counts[i]} pixels)" for c, i in zip(colour_names(most[:5]), order, strict=False)]
-        told = f"{name} holds {len(found)} colours that are no class: {', '.join(pixels)}{', ...' * (len(found) > 5)}"
-    else:
-        expected = f"one of {known}" if len(known) < 50 else f"{known[0]} to {known[-1]}"
-        more = f", {len(found)} values that are no class" if len(found) > 5 else ""
-        told = f"{name} holds {found[:5]}{more}, expected {expected}"
-    raise ValueError(f"{told}; {remedy(most, ids, names, colours)}" if names else told)
+    told = f"{name} {what_is_unknown(found, counts, sorted(ids), colours)}"
+    if not names:
+        raise ValueError(told)
+    most = [value for _, value in sorted(zip(counts, found, strict=True), reverse=True)]
+    todo = remedy(most, ids, names, colours)
+    if palette is not None and not colours:
+        todo = "the file has a palette: list its colours under labels in dataset.yaml to read it by them; or " + todo
+    raise ValueError(f"{told}; {todo}")
 
-# %% ../nbs/07_annotation.ipynb #10fd46d8
+# %% ../nbs/07_annotation.ipynb #941a9258
 def look_up(values: np.ndarray, ids: dict[int, int]) -> np.ndarray:  # (H, W) int16
     "The class of each value or colour, -1 where there is none."
     if values.dtype != np.uint32:
@@ -624,14 +640,15 @@ def to_classes(
     ids: dict[int, int],  # what they mean
     name: Path | str,  # of the labels, for the message
     names: Sequence[str] = (),  # of the classes in a dataset.yaml, for the message
+    palette: np.ndarray | None = None,  # of `Decoded`, for the message
 ) -> np.ndarray:  # (H, W) uint8
     "The class of each pixel. `ValueError` names the values that are no class."
     classes = look_up(values, ids)
     if classes.min() < 0:
-        refuse_unknown(values[classes < 0], ids, name, names)
+        refuse_unknown(values[classes < 0], ids, name, names, palette)
     return classes.astype(np.uint8)
 
-# %% ../nbs/07_annotation.ipynb #168de6d0
+# %% ../nbs/07_annotation.ipynb #cdef8d59
 def journal_notes(
     decoded: Decoded,
     counted: np.ndarray,  # of `what_counts`
@@ -646,7 +663,7 @@ def journal_notes(
     colours = zip(used, decoded.palette[used].tolist(), strict=True)
     return {"palette": {str(value): f"#{colour:06x}" for value, colour in colours if colour != TRANSPARENT}}
 
-# %% ../nbs/07_annotation.ipynb #747c8dce
+# %% ../nbs/07_annotation.ipynb #6807cd18
 @dataclass
 class Palettes:
     "Compares the palettes of label maps, one after the other."
@@ -675,7 +692,7 @@ class Palettes:
             self.warned = True
             refuse_palettes(legend, {colour for colour, _ in self.first.values()} | {*palette.values()}, problem)
 
-# %% ../nbs/07_annotation.ipynb #320873eb
+# %% ../nbs/07_annotation.ipynb #f61b41e3
 def refuse_palettes(legend: Legend, colours: set[str], problem: str) -> None:
     "The `ValueError` that says how to read palettes by colour or by number. A warning if `labels` has said it."
     if legend.said:
@@ -688,7 +705,7 @@ def refuse_palettes(legend: Legend, colours: set[str], problem: str) -> None:
     ways = f"to read colours, write {by_colour}{todo}; to read numbers, write {by_number}"
     raise ValueError(f"{problem}: palettes differ, and their numbers are no classes. In {legend.file}, {ways}")
 
-# %% ../nbs/07_annotation.ipynb #2147fe38
+# %% ../nbs/07_annotation.ipynb #041dc024
 def only_class(legend: Legend, occurring: list[int], void: str) -> str:
     "What is wrong where one class occurs, or none, and void; and the lines that say what is meant."
     value = next((value for value, c in legend.ids.items() if c == VOID), VOID)
@@ -702,7 +719,7 @@ def only_class(legend: Legend, occurring: list[int], void: str) -> str:
     this_way = f"if {value} is a class, as in masks of 0 and 255, write {labels_line(pair)}"
     return f"{told}: {this_way}; if it is void, write {other_way}"
 
-# %% ../nbs/07_annotation.ipynb #e3d7d826
+# %% ../nbs/07_annotation.ipynb #2e08ea71
 def check_occurring(
     legend: Legend,
     counts: np.ndarray,  # (N, C) pixels of each class in each label map
@@ -716,9 +733,9 @@ def check_occurring(
     occurring, doubt = np.flatnonzero(seen.any(0)).tolist(), ""
     if len(occurring) < 2 and not legend.said:
         raise ValueError(only_class(legend, occurring, void))
-    never = [name for c, name in enumerate(legend.names) if c not in occurring]
-    if (never and not legend.said) or len(occurring) < 2:
-        doubt = f"{', '.join(map(repr, never)) or 'no second class'} never occurs in the label maps, and {void}"
+    never = [repr(name) for c, name in enumerate(legend.names) if c not in occurring]
+    if never and (len(occurring) < 2 or not legend.said):
+        doubt = f"{', '.join(never)} never occurs in the label maps, and {void}"
     elif len(legend.names) == 2 and not legend.said and not (seen[:, 1] & (absent > 0)).any():
         held = f"{legend.names[1]!r} occurs in {seen[:, 1].sum()} others, never beside void"
         doubt = f"{void}, and {held}: do some masks write it as the value of void?"

@@ -52,7 +52,7 @@ from pat.annotation import (
 )
 from .duplicates import picture_hashes, read_rows, same_pictures
 from .folder import LAYOUT, no_linked_folders, others, read_groups, read_layout
-from .params import ROOT, choose, extra
+from .params import ROOT, choose, extra, write_file
 
 with extra("repro"):
     import h5py
@@ -161,7 +161,8 @@ def read_resized(
     decoded = pair.decode(contents)
     counted = what_counts(decoded, source.ids, source.colour_ids, pair.label)
     ids = source.colour_ids if counted.dtype == np.uint32 else source.ids
-    classes = Image.fromarray(to_classes(counted, ids, pair.label, source.names if source.legend else ()))
+    names = source.names if source.legend else ()
+    classes = Image.fromarray(to_classes(counted, ids, pair.label, names, decoded.palette))
     notes = journal_notes(decoded, counted, colours_meaning(source)) if source.legend else {}
     images, labels = (resized(part, height, width, resize, part is classes) for part in (decoded.image, classes))
     return images, labels, {"sha256": digest(contents).hex(), **notes}
@@ -237,12 +238,7 @@ def label_statistics(
 # %% ../nbs/07_datasets.ipynb #d56c2d99
 def write_json(path: str | Path, value: object) -> None:
     "Write `value` as JSON under a temporary name, then rename: a file is whole or not there."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    text = json.dumps(value, indent=1, allow_nan=False) + "\n"
-    tmp.write_text(text, encoding="utf-8", newline="\n")  # the same bytes on every system
-    os.replace(tmp, path)
+    write_file(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 
 # %% ../nbs/07_datasets.ipynb #2c6c5113
 def read_folder(
@@ -733,7 +729,7 @@ def empty_arrays(folder: Path, images: int, height: int, width: int) -> None:
     for name, row in (("images", (height, width, 3)), ("labels", (height, width))):
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (images, *row))
 
-# %% ../nbs/07_datasets.ipynb #707b7e9f
+# %% ../nbs/07_datasets.ipynb #0894f7cc
 def compare_palettes(source: Source, lines: list[dict]) -> Palettes:
     "The palettes of what was read, to compare more with. `ValueError` names two files that do not agree."
     palettes = Palettes(source.legend)
@@ -883,8 +879,14 @@ def redraw(source: Source, twins: list[list[int]], split: str, splits: dict[str,
     twins = [[index for index in same if index in inside] for same in twins]
     if not (twins := [same for same in twins if len(same) > 1]):
         return splits
-    warnings.warn(f"{name_twins(source, twins)}: they stay on one side of the split", stacklevel=2)
-    return divide(replace(source, groups=join_groups(source.groups or [], twins)), split, seed=0)
+    told = name_twins(source, twins)
+    try:
+        parts = divide(replace(source, groups=join_groups(source.groups or [], twins)), split, seed=0)
+    except ValueError:  # fewer than three different pictures or groups of them
+        warnings.warn(f"{told}: too few differ to keep them on one side of the split", stacklevel=2)
+        return splits
+    warnings.warn(f"{told}: they stay on one side of the split", stacklevel=2)
+    return parts
 
 # %% ../nbs/07_datasets.ipynb #a5fb9d69
 def prepare(

@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from .annotation import existing, open_image, rgb_image, shown
 from .datasets import fit_image, tiles
 from .models import rebuild
-from .params import ROOT, add_root, choose, extra, load_params, run_settings
-from .tables import load_dataset, load_result, write_text
+from .params import ROOT, add_root, choose, extra, load_params, run_settings, write_file
+from .tables import load_dataset, load_result
 from .training import load_trained, to_device
 
 with extra("repro"):
@@ -118,7 +118,7 @@ def write_weights(
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in seer.network.state_dict().items()}
     save_file(state, tmp, metadata={"pat": json.dumps(seer.about)})
     os.replace(tmp, folder / "model.safetensors")
-    write_text(folder / "card.md", card(seer.about))
+    write_file(folder / "card.md", card(seer.about))
 
 
 def read_weights(
@@ -335,7 +335,7 @@ def look_at_all(
             shares[picture] = look(seer, picture, out, name)
         except (ValueError, OSError) as error:
             errors.append(str(error))
-    write_text(out / "shares.csv", shares_csv(shares))
+    write_file(out / "shares.csv", shares_csv(shares))
     return errors
 
 # %% ../nbs/16_predict.ipynb #e5d654c2

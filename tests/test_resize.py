@@ -211,3 +211,25 @@ def test_a_run_that_goes_on_draws_the_same_windows(folder, tmp_path, monkeypatch
             train(settings(workers=workers), data, tmp_path / "cut", progress=False)
     again = train(settings(workers=workers), data, tmp_path / "cut", progress=False)
     assert again["history"] == whole["history"] and again["result"]["test"] == whole["result"]["test"]
+
+
+def test_a_checkpoint_of_squeezed_images_is_not_gone_on_with_on_padded_ones(folder, tmp_path, capsys):
+    squeezed, padded = (made(folder, tmp_path / resize, resize) for resize in ("squeeze", "pad"))
+    trainer = training.build_trainer(settings(), squeezed)
+    training.save_checkpoint(trainer.fabric, tmp_path / "last.ckpt", training.checkpoint_state(trainer))
+    assert training.belongs(trainer, tmp_path / "last.ckpt")
+    assert not training.belongs(training.build_trainer(settings(), padded), tmp_path / "last.ckpt")
+    assert "belongs to another training (the data are others)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("resize", ["pad", "crop"])
+def test_augmentation_goes_with_every_way_to_resize(folder, tmp_path, resize):
+    "Windows, changes and the order of the images: all the same after a stop, and the padding stays without labels."
+    data, wanted = made(folder, tmp_path / "cache", resize), settings()
+    wanted["train"]["augment"] = {"flip": 0.5, "shift": 0.1, "scale": 0.2, "rotate": 20}
+    whole, plain = (train(s, data, tmp_path / str(i), progress=False) for i, s in enumerate((wanted, settings())))
+    trainer = training.build_trainer(wanted, data)
+    trainer.cfg.epochs = 2
+    training.fit(trainer, tmp_path / "0" / "last.ckpt", progress=False)
+    again = train(wanted, data, tmp_path / "0", progress=False)
+    assert again["history"] == whole["history"] != plain["history"]

@@ -459,6 +459,7 @@ def test_killed_run_ends_as_if_nothing_had_happened(killed, outcome, scenes, mon
         ("former loss", r"loss_options\.epsilon is 0\.1 instead of nothing"),
         ("data", "the data are others"),
         ("split", "the data are others"),
+        ("meaning of the labels", "the data are others"),
     ],
 )
 def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, capsys, change, said):
@@ -473,6 +474,14 @@ def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, caps
     elif change == "split":
         splits = scenes.meta["splits"]
         data = replace(scenes, meta=scenes.meta | {"splits": splits | {"train": splits["train"][:-4]}})
+    elif change == "meaning of the labels":  # the same files, read in another way
+        swapped = scenes.labels.copy()
+        swapped[scenes.labels == 0], swapped[scenes.labels == 1] = 1, 0
+        statistics = {}
+        for split, counted in scenes.meta["statistics"].items():
+            first, second, *rest = counted["class_pixels"]
+            statistics[split] = counted | {"class_pixels": [second, first, *rest]}
+        data = replace(scenes, labels=swapped, meta=scenes.meta | {"statistics": statistics})
     elif change == "data":
         data = replace(scenes, images=255 - scenes.images, meta=scenes.meta | {"source_sha256": "other"})
     fresh = train(settings, data, tmp_path / "fresh", progress=False)
