@@ -343,14 +343,14 @@ def short(name: str, most: int = 20) -> str:
 # %% ../nbs/07_checkup.ipynb #9b4966f3
 def class_columns(seen: Measured) -> dict[str, dict[str, list[str]]]:  # heading -> split -> a cell per class
     "What the report says about the classes."
-    number = lambda value, form="g": "-" if np.isnan(value) else f"{value:{form}}"
+    number = lambda value, form: "-" if np.isnan(value) else f"{value:{form}}"
     shares, images, masks = {}, {}, {}
     for split in seen.splits:
         pixels = seen.pixels(split)
         there = np.where(pixels > 0, pixels, np.nan)
         shares[split] = [number(share, ".3g") for share in 100 * there / max(pixels.sum(), 1)]
         images[split] = [*map(str, held_by(seen, split))]
-        masks[split] = [number(np.round(size)) for size in median_masks(seen, split)]
+        masks[split] = [number(size, ".0f") for size in median_masks(seen, split)]
     return {"% of labelled pixels": shares, "images that hold it": images, "median mask, pixels": masks}
 
 

@@ -953,7 +953,7 @@ def load_prepared(
     images, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("images", "labels"))
     return Prepared(images, labels, json.loads(meta.read_text(encoding="utf-8")))
 
-# %% ../nbs/07_datasets.ipynb #660b4d2b
+# %% ../nbs/07_datasets.ipynb #aaec61ef
 LOOKS_LIKE = {  # format -> what lies in a folder of it
     "folder": ["dataset.yaml"],
     "camvid": ["train.txt", "trainannot"],
@@ -974,7 +974,7 @@ def image_names(source: Source, root: Path) -> list[str]:
     name = lambda pair: Path(os.path.relpath(pair.image, root)).as_posix()
     return [name(p) if isinstance(p, FilePair) else f"image {i}" for i, p in enumerate(source.pairs, 1)]
 
-# %% ../nbs/07_datasets.ipynb #916c92e0
+# %% ../nbs/07_datasets.ipynb #c0be090a
 def usual_size(
     source: Source,
     longest: int = 256,  # pixels of the longer side; smaller images are not enlarged
@@ -991,7 +991,7 @@ def usual_size(
     height = height or max(1, round((width or 1) * ratio))
     return height, width or max(1, round(height / ratio))
 
-# %% ../nbs/07_datasets.ipynb #efff0d0e
+# %% ../nbs/07_datasets.ipynb #3b526fd8
 def examine(
     source: Source,
     name: str,  # of the data set
@@ -1017,7 +1017,7 @@ def examine(
         del data  # Windows removes no file that is open
     checkup.refuse(found, name)
 
-# %% ../nbs/07_datasets.ipynb #36a1e9f6
+# %% ../nbs/07_datasets.ipynb #a683c6c3
 def outside_of(data: Path, out: Path) -> Path:
     "`out`, or a `ValueError` if it lies in the folder `data`."
     if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(data)):
@@ -1042,16 +1042,16 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     add_root(parser)
     return parser.parse_args(argv)
 
-# %% ../nbs/07_datasets.ipynb #a43b9321
+# %% ../nbs/07_datasets.ipynb #02fef626
 def main(argv: list[str] | None = None) -> None:
     "`python -m pat.datasets PATH`: what was read, as text and as a contact sheet."
     wanted = parse(argv)
     try:
         root = existing(named_path(wanted.path, wanted.root), "expected the folder of a data set")
         out, sides = outside_of(root, wanted.out), {"height": wanted.height, "width": wanted.width}
-        for side, pixels in sides.items():
-            if pixels is not None:
-                whole_number(pixels, f"--{side}", least=1)
+        for option, number in (sides | {"batch-size": wanted.batch_size}).items():
+            if number is not None:
+                whole_number(number, f"--{option}", least=1)
         format = wanted.format or likely_format(root)
         source = open_source(format, root, wanted.void)
         split = wanted.split or ("official" if source.official else "paper")
@@ -1063,6 +1063,6 @@ def main(argv: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 
-# %% ../nbs/07_datasets.ipynb #704ea8db
+# %% ../nbs/07_datasets.ipynb #a840c143
 if __name__ == "__main__" and "__file__" in globals():  # a script, not a notebook
     main()
