@@ -11,15 +11,15 @@ __all__ = ['FRAME', 'PARTS', 'FEW', 'TINY', 'NO_CLASS', 'LEVELS', 'WIDTH', 'WIDE
            'overlay', 'place', 'draw_scene', 'draw_strip', 'draw_shares', 'draw_masks', 'same_axes', 'draw_classes',
            'contact_sheet', 'write_sheet']
 
-# %% ../nbs/07_checkup.ipynb #663813e2
+# %% ../nbs/07_checkup.ipynb #e1105eac
 import os
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-# %% ../nbs/07_checkup.ipynb #06e5d3e8
+# %% ../nbs/07_checkup.ipynb #d49a6213
 import numpy as np
 
 from .duplicates import near_duplicates
@@ -34,7 +34,7 @@ with extra("repro"):
     from matplotlib.ticker import LogLocator, NullFormatter
     from matplotlib.transforms import ScaledTranslation
 
-# %% ../nbs/07_checkup.ipynb #8ef8d93d
+# %% ../nbs/07_checkup.ipynb #eacf08a1
 FRAME = 128  # grey of the pixels that `prepare` puts beside an image
 
 
@@ -56,7 +56,7 @@ def image_of_row(
     tiles = [-(-H // h) * -(-W // w) for H, W in meta.get("sizes", ())]
     return np.repeat(np.arange(len(tiles)), tiles) if tiles else np.arange(rows)
 
-# %% ../nbs/07_checkup.ipynb #21f0a1ec
+# %% ../nbs/07_checkup.ipynb #6e26aec7
 @dataclass
 class Measured:
     "What was counted in a prepared data set."
@@ -81,8 +81,8 @@ class Measured:
         "(C,) pixels of each class in a part of the split."
         return self.counts[self.splits[split]].sum(0)
 
-# %% ../nbs/07_checkup.ipynb #3eed0855
-def counted(images: Sequence[np.ndarray], labels: Sequence[np.ndarray], ignore_index: int) -> np.ndarray:
+# %% ../nbs/07_checkup.ipynb #ce76c9b1
+def counted(images: np.ndarray, labels: np.ndarray, ignore_index: int) -> np.ndarray:
     "(rows, 256) pixels of each value; of `ignore_index`, only those inside the image."
     values = np.array([np.bincount(label.ravel(), minlength=256) for label in labels])
     values[:, ignore_index] -= [outside(*pair, ignore_index) for pair in zip(images, labels, strict=True)]
@@ -107,7 +107,7 @@ def measure(
     odd = alike, np.flatnonzero(~mixed).tolist(), len({label.tobytes() for label in labels})
     return Measured(meta, labels.shape, called, splits, rows[:, :C], values[:, :C], values[:, void], *odd)
 
-# %% ../nbs/07_checkup.ipynb #ad169c1a
+# %% ../nbs/07_checkup.ipynb #ca3fae85
 class Finding(NamedTuple):
     "Something to know about a data set."
 
@@ -132,7 +132,7 @@ def few(names: Iterable[object], counts: Iterable[object] | None = None) -> str:
     "The first of some names, each with its count where there are counts."
     return others([*names] if counts is None else [f"{n}: {c}" for n, c in zip(names, counts, strict=True)], shown=5)
 
-# %% ../nbs/07_checkup.ipynb #3e3f7719
+# %% ../nbs/07_checkup.ipynb #6c1ecf6e
 def nothing_to_learn(seen: Measured) -> list[Finding]:
     "A part of the split without a labelled pixel, or one class alone in training."
     found = []
@@ -149,7 +149,7 @@ def nothing_to_learn(seen: Measured) -> list[Finding]:
         found.append(Finding("stop", f"{told}, and with one class there is nothing to learn. {todo}"))
     return found
 
-# %% ../nbs/07_checkup.ipynb #58dbf18c
+# %% ../nbs/07_checkup.ipynb #c4be7954
 def missing_classes(seen: Measured) -> list[Finding]:
     "Classes that no image holds, no training image, no validation or no test image."
     there = {split: seen.pixels(split) > 0 for split in seen.splits}
@@ -172,7 +172,7 @@ def of_classes(some: Sequence[object], seen: Measured) -> str:
     "How many classes `some` are, and of how many."
     return f"{len(some)} of {plural(len(seen.names), 'class', 'classes')}"
 
-# %% ../nbs/07_checkup.ipynb #219396db
+# %% ../nbs/07_checkup.ipynb #a88c1b58
 FEW = 5  # images: with fewer, a score depends on which ones they happen to be
 TINY = 10  # pixels of a mask
 
@@ -191,7 +191,7 @@ def median_masks(seen: Measured, split: str) -> np.ndarray:
     "(C,) median pixels of a class in the images that hold it; NaN for none."
     return np.array([np.median(sizes) if len(sizes) else np.nan for sizes in mask_sizes(seen, split)])
 
-# %% ../nbs/07_checkup.ipynb #b132735e
+# %% ../nbs/07_checkup.ipynb #d07d1849
 def rare_classes(seen: Measured) -> list[Finding]:
     "Classes in fewer than `FEW` training or test images."
     found = []
@@ -204,7 +204,7 @@ def rare_classes(seen: Measured) -> list[Finding]:
             found.append(Finding("look", f"{told} ({named}). {what} on which images these are"))
     return found
 
-# %% ../nbs/07_checkup.ipynb #a616a05d
+# %% ../nbs/07_checkup.ipynb #a59de004
 def small_masks(seen: Measured) -> list[Finding]:
     "Classes whose median mask in training has fewer than `TINY` pixels."
     medians, (height, width) = median_masks(seen, "train"), seen.shape[1:]
@@ -228,7 +228,7 @@ def long_tail(seen: Measured) -> list[Finding]:
     told = f"long tail in training: 1 : {pixels[most] / pixels[rarest]:.0f}"
     return [Finding("note", f"{told}, pixels of {seen.names[rarest]} to pixels of {seen.names[most]}")]
 
-# %% ../nbs/07_checkup.ipynb #d0e35cff
+# %% ../nbs/07_checkup.ipynb #acdb8545
 def unlabelled(seen: Measured) -> list[Finding]:
     "Images without a labelled pixel, images that are void over most of their area, or a data set that is."
     members = np.sort(np.concatenate([*seen.splits.values()]))
@@ -247,7 +247,7 @@ def unlabelled(seen: Measured) -> list[Finding]:
         found.append(Finding("look", f"{told}. If the rest is background, make it a class in `labels` of dataset.yaml"))
     return found
 
-# %% ../nbs/07_checkup.ipynb #24542f09
+# %% ../nbs/07_checkup.ipynb #561d93ea
 def small_parts(seen: Measured, batch_size: int | None = None) -> list[Finding]:
     "Parts of the split with fewer than `FEW` images, and training with fewer than `batch_size`."
     what = {"train": "learn from", "val": "choose an epoch by", "test": "measure on: an interval says nothing"}
@@ -263,7 +263,7 @@ def small_parts(seen: Measured, batch_size: int | None = None) -> list[Finding]:
         found.append(Finding("look", f"{told}, and a batch is {batch_size}: an epoch is one step. {todo}"))
     return found
 
-# %% ../nbs/07_checkup.ipynb #ea1dcd58
+# %% ../nbs/07_checkup.ipynb #cf511740
 def odd_pictures(seen: Measured) -> list[Finding]:
     "Near-duplicates on two sides of the split, images of one colour, label maps that are all equal."
     found = []
@@ -296,17 +296,20 @@ def odd_classes(seen: Measured) -> list[Finding]:
 
 NO_CLASS = {"void", "ignore", "ignored", "unlabeled", "unlabelled", "unknown", "none"}
 
-# %% ../nbs/07_checkup.ipynb #0357e8dd
+# %% ../nbs/07_checkup.ipynb #3d15b908
 LEVELS = ("stop", "look", "note")
 
 
 def findings(
     seen: Measured,
     batch_size: int | None = None,  # images per training step, if known
+    warnings: Iterable[str] = (),  # that were given while the data set was read
 ) -> list[Finding]:
     "All there is to say about a data set, what stops a training first."
     checks = nothing_to_learn, missing_classes, unlabelled, rare_classes, small_masks, odd_pictures, odd_classes
-    found = [finding for check in checks for finding in check(seen)] + small_parts(seen, batch_size) + long_tail(seen)
+    found = [Finding("look", text) for text in dict.fromkeys(warnings)]
+    found += [finding for check in checks for finding in check(seen)]
+    found += small_parts(seen, batch_size) + long_tail(seen)
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -318,7 +321,7 @@ def refuse(
     if stops := [finding.text for finding in found if finding.level == "stop"]:
         raise ValueError(f"{where} cannot be trained with: {'; '.join(stops)}")
 
-# %% ../nbs/07_checkup.ipynb #8ff8f3fc
+# %% ../nbs/07_checkup.ipynb #6658460e
 WIDTH = 100  # characters of a line
 
 
@@ -337,7 +340,7 @@ def short(name: str, most: int = 20) -> str:
     "`name`, cut to `most` characters."
     return name if len(name) <= most else name[: most - 1] + "…"
 
-# %% ../nbs/07_checkup.ipynb #faa937e9
+# %% ../nbs/07_checkup.ipynb #9b4966f3
 def class_columns(seen: Measured) -> dict[str, dict[str, list[str]]]:  # heading -> split -> a cell per class
     "What the report says about the classes."
     number = lambda value, form="g": "-" if np.isnan(value) else f"{value:{form}}"
@@ -363,7 +366,7 @@ def class_table(seen: Measured) -> str:
             lines[i] += "  " + "".join(f"{cells[c]:>{width}}" for cells in parts.values())
     return "\n".join(lines)
 
-# %% ../nbs/07_checkup.ipynb #2c426f84
+# %% ../nbs/07_checkup.ipynb #b0182e7e
 def summary(seen: Measured, name: str) -> str:
     "What the data set is, in a line or two."
     rows, height, width = seen.shape
@@ -383,7 +386,7 @@ def report(
     "What was read, what is unusual about it, and the classes."
     return "\n\n".join([textwrap.fill(summary(seen, name), WIDTH), told(found), class_table(seen)])
 
-# %% ../nbs/07_checkup.ipynb #791a696c
+# %% ../nbs/07_checkup.ipynb #cc346306
 def chosen_rows(
     counts: np.ndarray,  # (n, C) pixels of each class
     number: int,  # of rows to show
@@ -400,7 +403,7 @@ def chosen_rows(
     spread = np.linspace(0, len(rest) - 1, min(len(rest), number - len(picked))).astype(int)
     return [*picked.items(), *((rest[i], None) for i in spread)]
 
-# %% ../nbs/07_checkup.ipynb #7462b013
+# %% ../nbs/07_checkup.ipynb #27ae51fb
 def overlay(
     image: np.ndarray,  # (H, W, 3) uint8
     label: np.ndarray,  # (H, W) classes
@@ -414,9 +417,9 @@ def overlay(
     blend = 0.45 * grey + 0.55 * palette[label]
     return np.where((label == ignore_index)[..., None], 0.35 * grey, blend).round().astype(np.uint8)
 
-# %% ../nbs/07_checkup.ipynb #50e427c1
+# %% ../nbs/07_checkup.ipynb #e7fd160d
 WIDE = 7.2  # inches, the text of a page in two columns
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 6.5, "axes.linewidth": 0.5, "xtick.major.width": 0.5, "xtick.minor.width": 0.3, "axes.labelpad": 2,
     "axes.spines.top": False, "axes.spines.right": False, "pdf.fonttype": 42, "savefig.dpi": 200, "figure.dpi": 120,
 }  # fmt: skip
@@ -442,7 +445,7 @@ def draw_scene(ax: Axes, pixels: np.ndarray, mask: np.ndarray | None, title: str
             box = (left - 1.5, top - 1.5), right - left + 2, bottom - top + 2
             ax.add_patch(Rectangle(*box, fill=False, edgecolor=colour, linewidth=width))
 
-# %% ../nbs/07_checkup.ipynb #c524aa04
+# %% ../nbs/07_checkup.ipynb #d889d630
 def draw_strip(
     fig: Figure,
     top: float,  # inches
@@ -464,7 +467,7 @@ def draw_strip(
         pixels = overlay(images[rows[at]], label, meta["colours"], meta["ignore_index"])
         draw_scene(ax, pixels, None if c is None else label == c, title)
 
-# %% ../nbs/07_checkup.ipynb #6cf4052e
+# %% ../nbs/07_checkup.ipynb #b8d88886
 LINE = 0.145  # inches of a class
 MARKS = {"train": ("o", "0.2"), "val": ("^", "white"), "test": ("s", "white")}
 
@@ -477,14 +480,13 @@ def draw_shares(ax: Axes, seen: Measured, classes: np.ndarray) -> None:
         pixels = seen.pixels(split)
         share = 100 * np.where(pixels > 0, pixels, np.nan)[classes] / max(1, pixels.sum())
         ax.plot(share, y, mark, ms=3, mfc=colour, mec="0.2", mew=0.5, label=PARTS.get(split, split))
-    squares = {"s": 22, "marker": "s", "edgecolors": "0.3", "linewidths": 0.4, "clip_on": False}
-    at = ScaledTranslation(-6 / 72, 0, ax.figure.dpi_scale_trans)
-    ax.scatter(0 * y, y, c=colours, transform=ax.get_yaxis_transform() + at, **squares)
+    at = ax.get_yaxis_transform() + ScaledTranslation(-6 / 72, 0, ax.figure.dpi_scale_trans)
+    ax.scatter(0 * y, y, s=22, marker="s", c=colours, edgecolors="0.3", linewidths=0.4, clip_on=False, transform=at)
     ax.set_yticks(y, [short(seen.names[c], 18) for c in classes])
     ax.tick_params(axis="y", left=False, pad=9)
     ax.set_xlabel("labelled pixels (%)")
 
-# %% ../nbs/07_checkup.ipynb #d1d2235d
+# %% ../nbs/07_checkup.ipynb #0126dbed
 def draw_masks(ax: Axes, seen: Measured, classes: np.ndarray) -> None:
     "Median, quartiles and 5 to 95 % of the masks of each class in training images, and how many images these are."
     sizes = mask_sizes(seen, "train")
@@ -498,13 +500,13 @@ def draw_masks(ax: Axes, seen: Measured, classes: np.ndarray) -> None:
             ax.barh(y, right - left, 0.55, left, color=colour, edgecolor="0.3", linewidth=0.4)
             ax.plot([middle] * 2, [y - 0.27, y + 0.27], color="black", lw=1)
     for y, text in enumerate(["images", *(str(len(sizes[c])) for c in classes)], -1):
-        right = {"xytext": (24, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
-        ax.annotate(text, (1, y), xycoords=ax.get_yaxis_transform(), size=5.5, annotation_clip=False, **right)
+        beside: dict[str, Any] = {"xytext": (24, 0), "textcoords": "offset points", "ha": "right", "va": "center"}
+        ax.annotate(text, (1, y), xycoords=ax.get_yaxis_transform(), size=5.5, annotation_clip=False, **beside)
     ax.axvline(TINY, color="0.5", lw=0.5, ls=":", zorder=0)
     ax.set_yticks([])
     ax.set_xlabel("training mask (pixels)")
 
-# %% ../nbs/07_checkup.ipynb #774f7ca5
+# %% ../nbs/07_checkup.ipynb #3f683c92
 def same_axes(
     each: list[Axes],
     values: np.ndarray,  # what they show; what is not above 0 is left out
@@ -538,10 +540,10 @@ def draw_classes(fig: Figure, top: float, seen: Measured, blocks: int) -> None:
     pixels = np.array([seen.pixels(split) for split in seen.splits])
     same_axes(shares, 100 * pixels / np.maximum(pixels.sum(1, keepdims=True), 1), lines)
     same_axes(masks, np.concatenate([[TINY], *mask_sizes(seen, "train")]), lines)
-    place_of_legend = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1), "borderpad": 0.2, "columnspacing": 1}
-    shares[0].legend(ncols=3, reverse=True, frameon=False, handletextpad=0, **place_of_legend)
+    above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1), "borderpad": 0.2, "columnspacing": 1}
+    shares[0].legend(ncols=3, reverse=True, frameon=False, handletextpad=0, **above)
 
-# %% ../nbs/07_checkup.ipynb #27866f2f
+# %% ../nbs/07_checkup.ipynb #1ff99820
 def contact_sheet(
     seen: Measured,
     images: np.ndarray,  # (rows, H, W, 3) uint8
@@ -563,7 +565,7 @@ def contact_sheet(
         draw_classes(fig, top, seen, blocks)
     return fig
 
-# %% ../nbs/07_checkup.ipynb #292bb273
+# %% ../nbs/07_checkup.ipynb #473c2b86
 def write_sheet(
     fig: Figure,
     stem: Path,  # of the files, without ending
