@@ -158,7 +158,7 @@ def beta_of(
         raise ValueError(f"beta is {beta!r}, expected 'exponential', 'inverse' or 'none'")
     return None
 
-# %% ../nbs/01_losses.ipynb #f074f796
+# %% ../nbs/01_losses.ipynb #b22771a1
 def without_effect(
     beta: str,
     temperature: float,

