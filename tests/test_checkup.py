@@ -289,7 +289,7 @@ def measured(draw):
 
 @given(measured(), st.sampled_from([None, 1, 64]))
 def test_a_report_has_every_class_in_lines_of_bounded_width(case, batch_size):
-    lines = report(case, findings(case, batch_size), "mine").splitlines()
+    lines = report(case, findings(case, batch_size), "a folder with a long name").splitlines()
     in_table = lines[-len(case.names) :]
     assert sorted(line.split()[0] for line in in_table) == sorted(checkup.short(name) for name in case.names)
     assert all(len(line) <= WIDTH for line in lines)
