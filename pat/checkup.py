@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FRAME', 'PARTS', 'FEW', 'TINY', 'NO_CLASS', 'LEVELS', 'WIDTH', 'WIDE', 'STYLE', 'LINE', 'MARKS', 'outside',
-           'image_of_row', 'Measured', 'pixels_of', 'counted', 'measure', 'Finding', 'plural', 'images_of', 'few',
-           'nothing_to_learn', 'missing_classes', 'of_classes', 'held_by', 'mask_sizes', 'median_masks', 'rare_classes',
-           'small_masks', 'long_tail', 'unlabelled', 'small_parts', 'odd_pictures', 'odd_classes', 'findings', 'refuse',
-           'told', 'by_frequency', 'short', 'class_columns', 'class_table', 'summary', 'report', 'chosen_rows',
-           'overlay', 'place', 'draw_scene', 'draw_strip', 'draw_shares', 'draw_masks', 'same_axes', 'draw_classes',
-           'contact_sheet', 'write_sheet']
+           'without_frame', 'image_of_row', 'Measured', 'pixels_of', 'counted', 'measure', 'Finding', 'plural',
+           'images_of', 'few', 'nothing_to_learn', 'missing_classes', 'of_classes', 'held_by', 'mask_sizes',
+           'median_masks', 'rare_classes', 'small_masks', 'long_tail', 'unlabelled', 'small_parts', 'odd_pictures',
+           'odd_classes', 'findings', 'refuse', 'told', 'by_frequency', 'short', 'class_columns', 'class_table',
+           'summary', 'report', 'chosen_rows', 'overlay', 'place', 'draw_scene', 'draw_strip', 'draw_shares',
+           'draw_masks', 'same_axes', 'draw_classes', 'contact_sheet', 'write_sheet']
 
 # %% ../nbs/07_checkup.ipynb #e1105eac
 import os
@@ -45,6 +45,17 @@ def outside(
 ) -> int:
     "Pixels of the frame around an image: without label, and of its grey."
     return int((image[label == ignore_index] == FRAME).all(-1).sum())
+
+# %% ../nbs/07_checkup.ipynb #af7d917f
+def without_frame(
+    image: np.ndarray,  # (H, W, 3)
+) -> np.ndarray:  # a part of it
+    "`image` without the rows and columns of the frame's grey; a frame has at least one of two corners."
+    inside = (image != FRAME).any(-1)
+    if (inside[0, 0] and inside[-1, -1]) or not inside.any():
+        return image
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def image_of_row(
@@ -104,7 +115,7 @@ def measure(
     np.logical_or.at(mixed, of, [(image != image[0, 0]).any() for image in images])
     splits = {split: np.unique(of[members]) for split, members in meta["splits"].items()}
     called = list(names or [f"image {i}" for i in range(len(values))])
-    alike = sorted({(int(of[i]), int(of[j])) for i, j in near_duplicates(images, meta["splits"])})
+    alike = sorted({(int(of[i]), int(of[j])) for i, j in near_duplicates(map(without_frame, images), meta["splits"])})
     odd = alike, np.flatnonzero(~mixed).tolist(), len({label.tobytes() for label in labels})
     return Measured(meta, labels.shape, called, splits, rows[:, :C], values[:, :C], values[:, void], *odd)
 
