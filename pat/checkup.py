@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['FRAME', 'PARTS', 'FEW', 'TINY', 'NO_CLASS', 'LEVELS', 'WIDTH', 'WIDE', 'STYLE', 'LINE', 'MARKS', 'outside',
-           'image_of_row', 'Measured', 'counted', 'measure', 'Finding', 'plural', 'images_of', 'few',
-           'nothing_to_learn', 'missing_classes', 'of_classes', 'held_by', 'mask_sizes', 'median_masks', 'rare_classes',
-           'small_masks', 'long_tail', 'unlabelled', 'small_parts', 'odd_pictures', 'odd_classes', 'findings', 'refuse',
-           'told', 'by_frequency', 'short', 'class_columns', 'class_table', 'summary', 'report', 'chosen_rows',
-           'overlay', 'place', 'draw_scene', 'draw_strip', 'draw_shares', 'draw_masks', 'same_axes', 'draw_classes',
-           'contact_sheet', 'write_sheet']
+           'without_frame', 'image_of_row', 'Measured', 'pixels_of', 'counted', 'measure', 'Finding', 'plural',
+           'images_of', 'few', 'nothing_to_learn', 'missing_classes', 'of_classes', 'held_by', 'mask_sizes',
+           'median_masks', 'rare_classes', 'small_masks', 'long_tail', 'unlabelled', 'small_parts', 'odd_pictures',
+           'odd_classes', 'findings', 'refuse', 'told', 'by_frequency', 'short', 'class_columns', 'class_table',
+           'summary', 'report', 'chosen_rows', 'overlay', 'place', 'draw_scene', 'draw_strip', 'draw_shares',
+           'draw_masks', 'same_axes', 'draw_classes', 'contact_sheet', 'write_sheet']
 
 # %% ../nbs/07_checkup.ipynb #e1105eac
 import os
@@ -46,6 +46,17 @@ def outside(
     "Pixels of the frame around an image: without label, and of its grey."
     return int((image[label == ignore_index] == FRAME).all(-1).sum())
 
+# %% ../nbs/07_checkup.ipynb #af7d917f
+def without_frame(
+    image: np.ndarray,  # (H, W, 3)
+) -> np.ndarray:  # a part of it
+    "`image` without the rows and columns of the frame's grey; a frame has at least one of two corners."
+    inside = (image != FRAME).any(-1)
+    if (inside[0, 0] and inside[-1, -1]) or not inside.any():
+        return image
+    rows, columns = (np.flatnonzero(inside.any(axis)) for axis in (1, 0))
+    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
 
 def image_of_row(
     meta: dict,  # of meta.json
@@ -77,9 +88,10 @@ class Measured:
         "Of the classes."
         return self.meta["names"]
 
-    def pixels(self, split: str) -> np.ndarray:
-        "(C,) pixels of each class in a part of the split."
-        return self.counts[self.splits[split]].sum(0)
+# %% ../nbs/07_checkup.ipynb #17afd1d1
+def pixels_of(seen: Measured, split: str) -> np.ndarray:
+    "(C,) pixels of each class in a part of the split."
+    return seen.counts[seen.splits[split]].sum(0)
 
 # %% ../nbs/07_checkup.ipynb #ce76c9b1
 def counted(images: np.ndarray, labels: np.ndarray, ignore_index: int) -> np.ndarray:
@@ -88,7 +100,7 @@ def counted(images: np.ndarray, labels: np.ndarray, ignore_index: int) -> np.nda
     values[:, ignore_index] -= [outside(*pair, ignore_index) for pair in zip(images, labels, strict=True)]
     return values
 
-
+# %% ../nbs/07_checkup.ipynb #3af27ce3
 def measure(
     meta: dict,  # of meta.json
     images: np.ndarray,  # (rows, H, W, 3) uint8
@@ -103,7 +115,7 @@ def measure(
     np.logical_or.at(mixed, of, [(image != image[0, 0]).any() for image in images])
     splits = {split: np.unique(of[members]) for split, members in meta["splits"].items()}
     called = list(names or [f"image {i}" for i in range(len(values))])
-    alike = sorted({(int(of[i]), int(of[j])) for i, j in near_duplicates(images, meta["splits"])})
+    alike = sorted({(int(of[i]), int(of[j])) for i, j in near_duplicates(map(without_frame, images), meta["splits"])})
     odd = alike, np.flatnonzero(~mixed).tolist(), len({label.tobytes() for label in labels})
     return Measured(meta, labels.shape, called, splits, rows[:, :C], values[:, :C], values[:, void], *odd)
 
@@ -114,7 +126,7 @@ class Finding(NamedTuple):
     level: str  # "stop", "look" or "note"
     text: str
 
-
+# %% ../nbs/07_checkup.ipynb #4cd5a257
 PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -137,11 +149,11 @@ def nothing_to_learn(seen: Measured) -> list[Finding]:
     "A part of the split without a labelled pixel, or one class alone in training."
     found = []
     for split in seen.splits:
-        if not seen.pixels(split).any():
+        if not pixels_of(seen, split).any():
             what = {"train": "learn", "val": "choose the best epoch by"}.get(split, "score")
             told = f"no pixel of the {images_of(seen, split)} has a class, so there is nothing to {what}"
             found.append(Finding("stop", f"{told}. See what `labels` and `ignore_index` declare void"))
-    there = np.flatnonzero(seen.pixels("train"))
+    there = np.flatnonzero(pixels_of(seen, "train"))
     if len(there) == 1:
         void = seen.void[seen.splits["train"]].any()
         todo = "Label the rest as a class (background), not void" if void else "Add images that hold other classes"
@@ -152,7 +164,7 @@ def nothing_to_learn(seen: Measured) -> list[Finding]:
 # %% ../nbs/07_checkup.ipynb #c4be7954
 def missing_classes(seen: Measured) -> list[Finding]:
     "Classes that no image holds, no training image, no validation or no test image."
-    there = {split: seen.pixels(split) > 0 for split in seen.splits}
+    there = {split: pixels_of(seen, split) > 0 for split in seen.splits}
     somewhere = np.any([*there.values()], axis=0)
     rows = [("in no image", ~somewhere, "Take them out, or correct the values that stand for them")]
     todo = "They cannot be learned, and count as missed. Put images of them into training"
@@ -167,7 +179,7 @@ def missing_classes(seen: Measured) -> list[Finding]:
             found.append(Finding("look", f"{where}: {of_classes(names, seen)} ({few(names)}). {todo}"))
     return found
 
-
+# %% ../nbs/07_checkup.ipynb #cb5f03a8
 def of_classes(some: Sequence[object], seen: Measured) -> str:
     "How many classes `some` are, and of how many."
     return f"{len(some)} of {plural(len(seen.names), 'class', 'classes')}"
@@ -216,11 +228,10 @@ def small_masks(seen: Measured) -> list[Finding]:
     todo = f"At {width} x {height} little is left of them: prepare larger images, or with `resize: crop`"
     return [Finding("look", f"{told}. {todo}")]
 
-
-
+# %% ../nbs/07_checkup.ipynb #52afab0f
 def long_tail(seen: Measured) -> list[Finding]:
     "The ratio of the most frequent to the rarest class in training."
-    pixels = seen.pixels("train")
+    pixels = pixels_of(seen, "train")
     there = np.flatnonzero(pixels)
     if len(there) < 2:
         return []
@@ -280,7 +291,7 @@ def odd_pictures(seen: Measured) -> list[Finding]:
         found.append(Finding("look", f"the label maps of all {len(seen.images)} images are equal. Is that meant?"))
     return found
 
-
+# %% ../nbs/07_checkup.ipynb #92e9a737
 def odd_classes(seen: Measured) -> list[Finding]:
     "Classes that are drawn in one colour, or have a name for what is no class."
     colours, found = [tuple(colour) for colour in seen.meta["colours"]], []
@@ -312,7 +323,7 @@ def findings(
     found += small_parts(seen, batch_size) + long_tail(seen)
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
-
+# %% ../nbs/07_checkup.ipynb #cfc4e774
 def refuse(
     found: list[Finding],
     where: str,  # what to call the data set
@@ -333,7 +344,7 @@ def told(found: list[Finding]) -> str:
 
 def by_frequency(seen: Measured) -> np.ndarray:
     "(C,) the classes, the most frequent in training first."
-    return np.argsort(-seen.pixels("train"), kind="stable")
+    return np.argsort(-pixels_of(seen, "train"), kind="stable")
 
 
 def short(name: str, most: int = 20) -> str:
@@ -346,14 +357,14 @@ def class_columns(seen: Measured) -> dict[str, dict[str, list[str]]]:  # heading
     number = lambda value, form: "-" if np.isnan(value) else f"{value:{form}}"
     shares, images, masks = {}, {}, {}
     for split in seen.splits:
-        pixels = seen.pixels(split)
+        pixels = pixels_of(seen, split)
         there = np.where(pixels > 0, pixels, np.nan)
         shares[split] = [number(share, ".3g") for share in 100 * there / max(pixels.sum(), 1)]
         images[split] = [*map(str, held_by(seen, split))]
         masks[split] = [number(size, ".0f") for size in median_masks(seen, split)]
     return {"% of labelled pixels": shares, "images that hold it": images, "median mask, pixels": masks}
 
-
+# %% ../nbs/07_checkup.ipynb #69e479bf
 def class_table(seen: Measured) -> str:
     "A line per class: its share of the pixels, the images that hold it, its median mask, in each part of the split."
     first = [short(name) for name in seen.names]
@@ -430,7 +441,7 @@ def place(fig: Figure, left: float, top: float, width: float, height: float) -> 
     W, H = fig.get_size_inches()
     return fig.add_axes((left / W, 1 - (top + height) / H, width / W, height / H))
 
-
+# %% ../nbs/07_checkup.ipynb #4b37bc3e
 def draw_scene(ax: Axes, pixels: np.ndarray, mask: np.ndarray | None, title: str) -> None:
     "An overlay, with a box around `mask` where that is a small part of it."
     ax.imshow(pixels)
@@ -477,7 +488,7 @@ def draw_shares(ax: Axes, seen: Measured, classes: np.ndarray) -> None:
     y, colours = np.arange(len(classes)), np.array(seen.meta["colours"])[classes] / 255
     for split in [*seen.splits][::-1]:  # training lies on top
         mark, colour = MARKS.get(split, ("D", "white"))
-        pixels = seen.pixels(split)
+        pixels = pixels_of(seen, split)
         share = 100 * np.where(pixels > 0, pixels, np.nan)[classes] / max(1, pixels.sum())
         ax.plot(share, y, mark, ms=3, mfc=colour, mec="0.2", mew=0.5, label=PARTS.get(split, split))
     at = ax.get_yaxis_transform() + ScaledTranslation(-6 / 72, 0, ax.figure.dpi_scale_trans)
@@ -524,7 +535,7 @@ def same_axes(
         ax.grid(axis="x", color="0.9", lw=0.4)
         ax.set_axisbelow(True)
 
-
+# %% ../nbs/07_checkup.ipynb #b7131199
 def draw_classes(fig: Figure, top: float, seen: Measured, blocks: int) -> None:
     "The classes, the most frequent in training first, in one block or two beside each other."
     width, order, lines = WIDE / blocks, by_frequency(seen), -(-len(seen.names) // blocks)
@@ -537,7 +548,7 @@ def draw_classes(fig: Figure, top: float, seen: Measured, blocks: int) -> None:
         draw_shares(shares[-1], seen, classes)
         masks.append(place(fig, left + each + 0.15, top, each, LINE * lines))
         draw_masks(masks[-1], seen, classes)
-    pixels = np.array([seen.pixels(split) for split in seen.splits])
+    pixels = np.array([pixels_of(seen, split) for split in seen.splits])
     same_axes(shares, 100 * pixels / np.maximum(pixels.sum(1, keepdims=True), 1), lines)
     same_axes(masks, np.concatenate([[TINY], *mask_sizes(seen, "train")]), lines)
     above: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (-0.03, 1), "borderpad": 0.2, "columnspacing": 1}

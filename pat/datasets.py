@@ -13,7 +13,7 @@ __all__ = ['RESIZE', 'GREY', 'FORMATS', 'CAMVID', 'OXFORD_PET', 'CITYSCAPES', 'N
            'write_journal', 'what_changed', 'finished', 'empty_arrays', 'compare_palettes', 'fill', 'complete',
            'describe', 'row_counts', 'what_decides', 'on_two_sides', 'join_groups', 'name_twins', 'warn_of_labels',
            'keep_apart', 'redraw', 'prepare', 'prepare_dataset', 'Prepared', 'load_prepared', 'likely_format',
-           'image_names', 'usual_size', 'examine', 'outside_of', 'parse', 'main']
+           'image_names', 'usual_size', 'prepared_small', 'examine', 'outside_of', 'parse', 'main']
 
 # %% ../nbs/07_datasets.ipynb #8a253e88
 import argparse
@@ -992,28 +992,36 @@ def usual_size(
     return height, width or max(1, round(height / ratio))
 
 # %% ../nbs/07_datasets.ipynb #3b526fd8
+def prepared_small(
+    source: Source,
+    folder: Path,
+    **options: Any,  # height, width, split and resize of `prepare`
+) -> tuple[Prepared, list[str]]:  # and the warnings that were given
+    "Prepare `source` for a look."
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        prepare(source, folder, **options)
+    return load_prepared(folder), [str(given.message) for given in warned if given.category is UserWarning]
+
+# %% ../nbs/07_datasets.ipynb #06fce0de
 def examine(
     source: Source,
     name: str,  # of the data set
     images: Sequence[str],  # of `image_names`
     out: Path,  # folder of the contact sheet
     batch_size: int,
-    **options: Any,  # height, width, split and resize of `prepare`
+    **options: Any,  # of `prepared_small`
 ) -> None:
     "Print the report on a source and write its contact sheet. `ValueError`, after both, if it cannot be trained with."
     from pat import checkup  # not at the top: who trains needs no drawing
 
     with tempfile.TemporaryDirectory(prefix="pat-", ignore_cleanup_errors=True) as tmp:
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always", UserWarning)
-            prepare(source, Path(tmp, "cache"), **options)
-        data = load_prepared(Path(tmp, "cache"))
+        data, warned = prepared_small(source, Path(tmp, "cache"), **options)
         seen = checkup.measure(data.meta, data.images, data.labels, images)
-        found = checkup.findings(seen, batch_size, [str(w.message) for w in warned if w.category is UserWarning])
-        sheet = checkup.contact_sheet(seen, data.images, data.labels, name)
+        found = checkup.findings(seen, batch_size, warned)
         print(checkup.report(seen, found, name))
-        files = checkup.write_sheet(sheet, out / f"checkup-{name}")
-        print(f"\ncontact sheet: {files[0]} and .pdf")
+        sheet = checkup.contact_sheet(seen, data.images, data.labels, name)
+        print(f"\ncontact sheet: {checkup.write_sheet(sheet, out / f'checkup-{name}')[0]} and .pdf")
         del data  # Windows removes no file that is open
     checkup.refuse(found, name)
 
@@ -1024,7 +1032,7 @@ def outside_of(data: Path, out: Path) -> Path:
         raise ValueError(f"{out} lies in the data set, where nothing is written: name another folder with --out")
     return out
 
-
+# %% ../nbs/07_datasets.ipynb #04d67dba
 def parse(argv: list[str] | None) -> argparse.Namespace:
     "The command line."
     about = "Say what a data set holds and what is unusual about it, and draw a contact sheet of it."

@@ -251,6 +251,16 @@ def test_the_frame_around_an_image_is_no_void(tmp_path):
     assert measured.void.tolist() == [216] + [0] * 9 and measured.counts.sum(1).tolist() == [216] + [432] * 9
 
 
+def test_a_frame_makes_no_pictures_alike(tmp_path):
+    small = np.random.default_rng(0).integers(150, 240, size=(12, 9, 12, 3), dtype=np.uint8)  # brighter than the frame
+    images = np.kron(small, np.ones((1, 2, 2, 1), np.uint8))
+    images[9] = images[1] + 9
+    root = lists(write(tmp_path / "mine", [STRIPES] * 12, images=images), train=range(8), val=[10, 11], test=[8, 9])
+    for height, width in ((18, 24), (18, 240), (240, 24)):
+        measured, _ = seen(root, tmp_path, height=height, width=width, resize="pad")
+        assert measured.alike == [(1, 9)]
+
+
 def test_the_tiles_of_an_image_are_counted_together(tmp_path):
     dot = np.zeros((18, 24), int)
     dot[7:9, 9:11] = 1  # where four tiles of 8 x 10 meet
@@ -289,7 +299,7 @@ def measured(draw):
 
 @given(measured(), st.sampled_from([None, 1, 64]))
 def test_a_report_has_every_class_in_lines_of_bounded_width(case, batch_size):
-    lines = report(case, findings(case, batch_size), "mine").splitlines()
+    lines = report(case, findings(case, batch_size), "a folder with a long name").splitlines()
     in_table = lines[-len(case.names) :]
     assert sorted(line.split()[0] for line in in_table) == sorted(checkup.short(name) for name in case.names)
     assert all(len(line) <= WIDTH for line in lines)
