@@ -501,7 +501,7 @@ def load_trained(
     "The network of a run at its best epoch, to look with. Errors name a file that is missing, or of other settings."
     saved = read_checkpoint(existing(file, again), "settings", again)
     if others := differences(saved["settings"], settings):
-        raise ValueError(f"{file} was trained with other settings than there are now ({'; '.join(others)}): {again}")
+        raise ValueError(f"{file} was trained with other settings than params.yaml has ({'; '.join(others)}): {again}")
     return rebuild(settings["model_options"], classes, saved["model"])
 
 # %% ../nbs/11_training.ipynb #6c7df7eb
