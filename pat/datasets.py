@@ -13,13 +13,14 @@ __all__ = ['RESIZE', 'GREY', 'FORMATS', 'CAMVID', 'OXFORD_PET', 'CITYSCAPES', 'N
            'write_journal', 'what_changed', 'finished', 'empty_arrays', 'compare_palettes', 'fill', 'complete',
            'describe', 'row_counts', 'what_decides', 'on_two_sides', 'join_groups', 'name_twins', 'warn_of_labels',
            'keep_apart', 'redraw', 'prepare', 'prepare_dataset', 'Prepared', 'load_prepared', 'likely_format',
-           'image_names', 'usual_size', 'prepared_small', 'examine', 'outside_of', 'parse', 'main']
+           'image_names', 'usual_size', 'with_warnings', 'prepared_small', 'examine', 'outside_of', 'parse', 'main']
 
 # %% ../nbs/07_datasets.ipynb #8a253e88
 import argparse
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -249,7 +250,8 @@ def read_folder(
 ) -> Source:
     "Reader of your own data. Errors name the file, line or key that does not fit."
     existing(root, "if it is the embedded data, run `dvc pull data.dvc` (`make repro` does it)")
-    legend = read_legend(existing(root / "dataset.yaml", "it names the classes, such as names: [road, car]"))
+    draft = f"python -m pat.new NAME --data {shlex.quote(str(root))} drafts it"
+    legend = read_legend(existing(root / "dataset.yaml", f"it names the classes, such as names: [road, car]. {draft}"))
     files, official = read_layout(root, legend.label_suffix)
     groups = read_groups(root, [image for image, _ in files], legend.groups)
     pairs = [FilePair(image, label, legend.exif or "sizes") for image, label in files]
@@ -964,9 +966,13 @@ LOOKS_LIKE = {  # format -> what lies in a folder of it
 
 
 def likely_format(root: Path) -> str:
-    "The format that `root` looks like; your own folder if it looks like none."
-    fits = (name for name, files in LOOKS_LIKE.items() if all((root / file).exists() for file in files))
-    return next(fits, "folder")
+    "The format that `root` looks like. `ValueError` says what was looked for if it looks like none."
+    for name, files in LOOKS_LIKE.items():
+        if all((root / file).exists() for file in files):
+            return name
+    looked = "; ".join(f"{' and '.join(files)} ({name})" for name, files in LOOKS_LIKE.items())
+    todo = f"If it has images/ and labels/, python -m pat.new NAME --data {shlex.quote(str(root))} drafts a dataset.yaml"
+    raise ValueError(f"{root} looks like no data set. Looked for {looked}. {todo}")
 
 
 def image_names(source: Source, root: Path) -> list[str]:
@@ -992,16 +998,24 @@ def usual_size(
     return height, width or max(1, round(height / ratio))
 
 # %% ../nbs/07_datasets.ipynb #3b526fd8
+def with_warnings(
+    action: Callable[[], Result],
+) -> tuple[Result, list[str]]:  # and the texts of its warnings
+    "What `action` returns, and what it warns of."
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always", UserWarning)
+        result = action()
+    return result, [str(given.message) for given in warned if given.category is UserWarning]
+
+# %% ../nbs/07_datasets.ipynb #7a26aca7
 def prepared_small(
     source: Source,
     folder: Path,
     **options: Any,  # height, width, split and resize of `prepare`
 ) -> tuple[Prepared, list[str]]:  # and the warnings that were given
     "Prepare `source` for a look."
-    with warnings.catch_warnings(record=True) as warned:
-        warnings.simplefilter("always", UserWarning)
-        prepare(source, folder, **options)
-    return load_prepared(folder), [str(given.message) for given in warned if given.category is UserWarning]
+    _, warned = with_warnings(lambda: prepare(source, folder, **options))
+    return load_prepared(folder), warned
 
 # %% ../nbs/07_datasets.ipynb #06fce0de
 def examine(
@@ -1010,15 +1024,16 @@ def examine(
     images: Sequence[str],  # of `image_names`
     out: Path,  # folder of the contact sheet
     batch_size: int,
+    warned: Sequence[str],  # what `open_source` warned of
     **options: Any,  # of `prepared_small`
 ) -> None:
     "Print the report on a source and write its contact sheet. `ValueError`, after both, if it cannot be trained with."
     from pat import checkup  # not at the top: who trains needs no drawing
 
     with tempfile.TemporaryDirectory(prefix="pat-", ignore_cleanup_errors=True) as tmp:
-        data, warned = prepared_small(source, Path(tmp, "cache"), **options)
+        data, more = prepared_small(source, Path(tmp, "cache"), **options)
         seen = checkup.measure(data.meta, data.images, data.labels, images)
-        found = checkup.findings(seen, batch_size, warned)
+        found = checkup.findings(seen, batch_size, [*warned, *more])
         print(checkup.report(seen, found, name))
         sheet = checkup.contact_sheet(seen, data.images, data.labels, name)
         print(f"\ncontact sheet: {checkup.write_sheet(sheet, out / f'checkup-{name}')[0]} and .pdf")
@@ -1061,13 +1076,13 @@ def main(argv: list[str] | None = None) -> None:
             if number is not None:
                 whole_number(number, f"--{option}", least=1)
         format = wanted.format or likely_format(root)
-        source = open_source(format, root, wanted.void)
+        source, warned = with_warnings(lambda: open_source(format, root, wanted.void))
         split = wanted.split or ("official" if source.official else "paper")
         height, width = usual_size(source, **sides)
         print(f"{root}: format {format}, split {split}, resize {wanted.resize}\n")
         options = {"height": height, "width": width, "split": split, "resize": wanted.resize}
         name = Path(os.path.realpath(root)).name
-        examine(source, name, image_names(source, root), out, wanted.batch_size, **options)
+        examine(source, name, image_names(source, root), out, wanted.batch_size, warned, **options)
     except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
 

@@ -429,6 +429,22 @@ def test_the_command_says_what_prepare_warns_of(here, capsys):
     assert status == 0 and "look  one picture has more than one name, 1 times" in output
 
 
+def test_the_command_says_what_opening_warns_of_in_the_report_alone(here, capsys):
+    root = lists(write(here.parent / "mine", [STRIPES] * 10), train=range(5), val=[6, 7], test=[8, 9])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        status, output = command(capsys, root)
+    assert status == 0 and output.count("look  1 of 10 images of ") == 1
+    assert "are in no part of its split" in " ".join(output.split())
+
+
+def test_a_dataset_yaml_counts_before_the_layout_of_a_published_data_set(tmp_path):
+    make_camvid(tmp_path / "data")
+    assert likely_format(tmp_path / "data") == "camvid"
+    (tmp_path / "data/dataset.yaml").touch()
+    assert likely_format(tmp_path / "data") == "folder"
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -442,7 +458,9 @@ def test_the_command_says_what_prepare_warns_of(here, capsys):
         (["mine", "--height", "0"], "--height is 0, expected a whole number of at least 1"),
         (["mine", "--batch-size", "0"], "--batch-size is 0, expected a whole number of at least 1"),
         (["broken"], "003.png is truncated or not an image"),
-        (["unknown"], "dataset.yaml does not exist"),
+        (["unknown"], "looks like no data set. Looked for dataset.yaml (folder); train.txt and trainannot (camvid)"),
+        (["unknown"], "python -m pat.new NAME --data"),
+        (["unknown", "--format", "folder"], "python -m pat.new NAME --data"),
     ],
 )
 def test_errors_of_the_command(here, capsys, arguments, words):
