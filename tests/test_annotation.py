@@ -490,7 +490,8 @@ def test_colours_of_sixteen_bits_would_lose_their_low_bits():
 
 LOSSY = {
     "JPEG": ("jpeg", {"quality": 95}), "JPEG2000": ("jpeg2000", {}), "AVIF": ("avif", {}),
-    "lossy WebP": ("webp", {"quality": 90}), "TIFF with jpeg inside": ("tiff", {"compression": "jpeg"}), "MPO": ("mpo", {"save_all": True}),
+    "lossy WebP": ("webp", {"quality": 90}), "TIFF with jpeg inside": ("tiff", {"compression": "jpeg"}),
+    "MPO": ("mpo", {"save_all": True}),
 }  # fmt: skip
 
 
@@ -499,8 +500,8 @@ def test_lossy_label_maps_are_refused_whatever_their_name(kind, make):
     format, options = LOSSY[kind]
     if kind == "MPO":
         options = options | {"append_images": [Image.fromarray(truth(1))]}
-    refused(make(BINARY, lambda i: content(Image.fromarray(truth(i)), format, **options)),
-            rf"labels/00\.png is stored as {kind}, which does not keep the values .* as PNG; converting does not")  # fmt: skip
+    root = make(BINARY, lambda i: content(Image.fromarray(truth(i)), format, **options))
+    refused(root, rf"labels/00\.png is stored as {kind}, which does not keep the values .* as PNG; converting does not help")
 
 
 def test_lossy_webp_with_an_alpha_channel_is_found(make):
@@ -519,7 +520,7 @@ def test_a_png_that_was_a_jpeg(make, coloured):
         )
         return Image.open(io.BytesIO(content(image, "jpeg", quality=60)))
 
-    found = r"\d+ colours that are no class: #.*, ..." if coloured else r"\[1, 2, 199, 201, 203\], expected one of .0, 200."
+    found = r"\d+ colours that are no class: #.*, \.\.\." if coloured else r"\[1, 2, 199, 201, 203\], expected one of .*"
     cause = "so many often come from lossy compression such as JPEG, or from scaling that mixes neighbours"
     refused(make(about, label), f"holds {found}; {cause}")
 
@@ -958,10 +959,9 @@ def test_own_files_that_are_broken_are_copied_again(make):
 @pytest.mark.parametrize("lzw", [False, True])
 @pytest.mark.parametrize("format", ["png", "tiff", "bmp", "gif", "webp"])
 def test_whichever_byte_of_a_file_is_wrong_an_error_names_it(format, lzw, tmp_path):
-    options = {"compression": "tiff_lzw"} if lzw and format == "tiff" else {"lossless": True} if format == "webp" else {}
-    whole = content(
-        indexed(truth(0), COLOURS) if format not in ("webp",) else Image.fromarray(COLOURS[truth(0)]), format, **options
-    )
+    options = {"tiff": {"compression": "tiff_lzw" if lzw else None}, "webp": {"lossless": True}}.get(format, {})
+    image = Image.fromarray(COLOURS[truth(0)]) if format == "webp" else indexed(truth(0), COLOURS)
+    whole = content(image, format, **options)
     pair = FilePair(tmp_path / "a.jpg", tmp_path / "a.png", "sizes")
     rng = np.random.default_rng(0)
     for position in rng.permutation(len(whole))[:200]:
