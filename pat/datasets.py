@@ -7,8 +7,8 @@ __all__ = ['FORMATS', 'CAMVID', 'OXFORD_PET', 'CITYSCAPES', 'NYUV2', 'Item', 'Re
            'open_source', 'void_as_class', 'class_counts', 'label_statistics', 'write_json', 'read_folder', 'read_list',
            'in_a_row', 'read_camvid', 'read_oxford_pet', 'city_pairs', 'read_cityscapes', 'MatPair', 'read_room',
            'count_rooms', 'read_mat', 'nyuv2_ids', 'read_nyuv2', 'random_parts', 'split_indices', 'write_pair',
-           'by_threads', 'read_journal', 'write_journal', 'finished', 'empty_arrays', 'compare_palettes', 'fill',
-           'complete', 'describe', 'what_decides', 'prepare', 'prepare_dataset', 'Prepared', 'load_prepared']
+           'by_threads', 'read_journal', 'write_journal', 'changed', 'finished', 'empty_arrays', 'compare_palettes',
+           'fill', 'complete', 'describe', 'what_decides', 'prepare', 'prepare_dataset', 'Prepared', 'load_prepared']
 
 # %% ../nbs/07_datasets.ipynb #8a253e88
 import hashlib
@@ -28,20 +28,8 @@ from typing import NamedTuple, TypeVar
 # %% ../nbs/07_datasets.ipynb #19039f15
 import numpy as np
 
-from pat.annotation import (
-    Decoded,
-    FilePair,
-    Legend,
-    Pair,
-    Palettes,
-    check_occurring,
-    digest,
-    existing,
-    journal_notes,
-    read_legend,
-    to_classes,
-    what_counts,
-)
+from .annotation import Decoded, FilePair, Legend, Pair, Palettes, check_occurring, digest, existing
+from .annotation import journal_notes, read_legend, to_classes, what_counts
 from .params import ROOT, choose, extra
 
 with extra("repro"):
@@ -72,7 +60,7 @@ def colours_meaning(source: Source) -> str:
     meaning = repr((len(source.names), sorted(source.colour_ids.items())))
     return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
-
+# %% ../nbs/07_datasets.ipynb #d111712c
 def read_pair(
     source: Source,
     index: int,  # position in `source.pairs`
@@ -167,7 +155,7 @@ def read_folder(
     legend = read_legend(existing(root / "dataset.yaml", "it names the classes, such as names: [road, car]"))
     images = sorted(existing(root / "images", "expected a folder of images").glob("[!.]*"))  # no .DS_Store
     label_of = lambda image: root / "labels" / f"{image.stem}{legend.label_suffix}.png"
-    pairs = [FilePair(image, label_of(image), legend.exif or "sizes") for image in images]
+    pairs = [FilePair(image, label_of(image), True, legend.exif) for image in images]
     for first, second in pairwise(pairs):
         if first.label == second.label:
             raise ValueError(f"{first.image} and {second.image} share the label {first.label}: rename or remove one")
@@ -457,6 +445,18 @@ def write_journal(folder: Path, request: dict, lines: list[dict]) -> None:
     os.replace(tmp, folder / "journal.jsonl")
 
 # %% ../nbs/07_datasets.ipynb #94db4cd2
+def changed(
+    line: dict,  # of the journal
+    pair: Pair,
+    sha256: str,  # of the pair as it is now
+    meaning: str,  # of colours, as it is now
+) -> str | None:
+    "What of `pair` is not as it was when `line` was written."
+    if line["sha256"] != sha256:
+        return f"{pair.label} or its image"
+    return f"what the colours in {pair.label} mean" if line.get("colours", meaning) != meaning else None
+
+# %% ../nbs/07_datasets.ipynb #6affd387
 def finished(
     source: Source,
     folder: Path,  # a cache, complete or not
@@ -473,11 +473,8 @@ def finished(
     hash_of, meaning = lambda pair: digest(pair.read()).hex(), colours_meaning(source)
     with closing(by_threads(pool, hash_of, source.pairs[: len(done)])) as hashes:
         for index, sha256 in enumerate(tqdm(hashes, "check", len(done), unit="image", mininterval=2)):
-            if done[index]["sha256"] != sha256:
-                print(f"{source.pairs[index].label} or its image has changed since {folder} was prepared")
-                return done[:index]
-            if done[index].get("colours", meaning) != meaning:
-                print(f"{folder} was prepared with other colours of classes than dataset.yaml holds")
+            if what := changed(done[index], source.pairs[index], sha256, meaning):
+                print(f"{what} has changed since {folder} was prepared")
                 return done[:index]
     return done
 
@@ -489,7 +486,7 @@ def empty_arrays(folder: Path, images: int, height: int, width: int) -> None:
     for name, row in (("images", (height, width, 3)), ("labels", (height, width))):
         np.lib.format.open_memmap(folder / f"{name}.npy", "w+", np.uint8, (images, *row))
 
-# %% ../nbs/07_datasets.ipynb #0894f7cc
+# %% ../nbs/07_datasets.ipynb #98e9734f
 def compare_palettes(source: Source, lines: list[dict]) -> Palettes:
     "The palettes of what was read, to compare more with. `ValueError` names two files that do not agree."
     palettes = Palettes(source.legend)
@@ -569,8 +566,7 @@ def prepare(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"), ThreadPoolExecutor(threads or min(8, os.cpu_count() or 1)) as pool:
         made, lines = complete(source, folder, what_decides(source, height, width), pool)
-        if source.legend:
-            check_occurring(source.legend, np.array([line["pixels"] for line in lines]), height * width)
+        check_occurring(source.legend, np.array([line["pixels"] for line in lines]), height * width)
         meta = describe(source, splits, lines, height * width)
         write_json(made / "meta.json", meta)
         if made != folder:

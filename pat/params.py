@@ -121,7 +121,7 @@ def profile_file(
     known = ["sample", *sorted(file.parent.name for file in (ROOT / "profiles").glob("*/params.yaml"))]
     return f"profiles/{choose(profile, known, 'profile')}/params.yaml"
 
-# %% ../nbs/05_params.ipynb #d1d81ca7
+# %% ../nbs/05_params.ipynb #db38de4d
 def repeated_key(
     node: Any,  # of PyYAML's tree
     value_of: Callable[[Any], Any],  # what a key's node means: `1` and `0x1` are one key
@@ -152,7 +152,7 @@ def read_text(path: Path, name: str | Path) -> str:
         where = f"byte {byte:#04x} at position {error.start}, in line {line}"
         raise ValueError(f"{name} is not UTF-8 ({where}): save it with the encoding UTF-8") from None
 
-
+# %% ../nbs/05_params.ipynb #2c0bbe9a
 def read_yaml(
     path: Path,
     name: str | Path | None = None,  # what to call the file in the error; its path if not said

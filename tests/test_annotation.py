@@ -294,7 +294,7 @@ def test_other_masks_that_lose_a_class(make, about, label, message):
 
 def test_a_class_in_place_of_which_void_stands_is_warned_of(make):
     with pytest.warns(
-        UserWarning, match=r"'c' never occurs in the label maps, and 33\.\d% of the pixels are void, in 10"
+        UserWarning, match=r"33\.\d% of the pixels are void, in 10 .* 'c' never occurs"
     ):
         prepared(make(THREE, lambda i: np.array([0, 1, 255], np.uint8)[truth(i, 3)]))
 
@@ -321,7 +321,7 @@ def test_void_that_is_meant(make, about, label):
 
 def test_one_class_and_void_that_labels_have_said(make):
     root = make({"labels": {0: "background", 1: "object", 255: "void"}}, lambda i: truth(i) * 255)
-    with pytest.warns(UserWarning, match=r"'object' never occurs in the label maps, and 50\.0%"):
+    with pytest.warns(UserWarning, match=r"50\.0% of the pixels are void, .* 'object' never occurs in the label maps"):
         prepared(root)
 
 
@@ -501,7 +501,7 @@ def test_lossy_label_maps_are_refused_whatever_their_name(kind, make):
     if kind == "MPO":
         options = options | {"append_images": [Image.fromarray(truth(1))]}
     root = make(BINARY, lambda i: content(Image.fromarray(truth(i)), format, **options))
-    refused(root, rf"labels/00\.png is stored as {kind}, which does not keep the values .* as PNG; converting does not help")
+    refused(root, rf"labels/00\.png is stored as {kind}, which does not keep the values .*; converting does not help")
 
 
 def test_lossy_webp_with_an_alpha_channel_is_found(make):
@@ -520,7 +520,7 @@ def test_a_png_that_was_a_jpeg(make, coloured):
         )
         return Image.open(io.BytesIO(content(image, "jpeg", quality=60)))
 
-    found = r"\d+ colours that are no class: #.*, \.\.\." if coloured else r"\[1, 2, 199, 201, 203\], expected one of .*"
+    found = r"\d+ colours that are no class: #.*, \.\.\." if coloured else r"\[1, 2, 199, 201, 203\], expected .*"
     cause = "so many often come from lossy compression such as JPEG, or from scaling that mixes neighbours"
     refused(make(about, label), f"holds {found}; {cause}")
 
@@ -743,7 +743,7 @@ def test_other_meanings_of_colours_are_read_again(make, capsys):
         yaml.safe_dump(THREE | {"names": ["c", "b", "a"], "colours": COLOURS[::-1].tolist()})
     )
     np.testing.assert_array_equal(prepared(root).labels[0], 2 - truth(0, 3))
-    assert "was prepared with other colours of classes" in capsys.readouterr().out
+    assert "what the colours in" in capsys.readouterr().out
 
 
 def test_a_palette_whose_numbers_are_no_classes_can_be_read_by_colour(make):
@@ -944,7 +944,7 @@ def test_text_and_colour_profiles_above_pillows_limit(make):
     image = Image.fromarray(pixels(0, "RGB"))
     for options in ({"pnginfo": text}, {"icc_profile": bytes(2**21)}):
         raw = content(image, **options)
-        message = r"images/00\.png has more text or a larger colour profile than Pillow reads: export it without metadata"
+        message = r"images/00\.png has more text or a larger colour profile than .*: export it without metadata"
         refused(make(BINARY, photo=lambda i, raw=raw: raw), message)
 
 
@@ -962,7 +962,7 @@ def test_whichever_byte_of_a_file_is_wrong_an_error_names_it(format, lzw, tmp_pa
     options = {"tiff": {"compression": "tiff_lzw" if lzw else None}, "webp": {"lossless": True}}.get(format, {})
     image = Image.fromarray(COLOURS[truth(0)]) if format == "webp" else indexed(truth(0), COLOURS)
     whole = content(image, format, **options)
-    pair = FilePair(tmp_path / "a.jpg", tmp_path / "a.png", "sizes")
+    pair = FilePair(tmp_path / "a.jpg", tmp_path / "a.png", own=True)
     rng = np.random.default_rng(0)
     for position in rng.permutation(len(whole))[:200]:
         spoilt = whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]
