@@ -13,7 +13,7 @@ __all__ = ['VOID', 'HEX', 'OKABE_ITO', 'KEYS', 'LIMIT', 'TURNS', 'BACK', 'LOSSLE
            'refuse_unknown', 'look_up', 'to_classes', 'journal_notes', 'contradiction', 'refuse_palettes', 'Palettes',
            'only_class', 'doubt_about', 'check_occurring']
 
-# %% ../nbs/07_annotation.ipynb #471b5e18
+# %% ../nbs/07_annotation.ipynb #3cea4460
 import colorsys
 import hashlib
 import io
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-# %% ../nbs/07_annotation.ipynb #bc11ad97
+# %% ../nbs/07_annotation.ipynb #b02a28d4
 import numpy as np
 
 from .params import choose, extra, read_yaml
@@ -34,14 +34,14 @@ with extra("repro"):
     import yaml
     from PIL import ExifTags, Image
 
-# %% ../nbs/07_annotation.ipynb #4ab11ddf
+# %% ../nbs/07_annotation.ipynb #ed8d177a
 def existing(path: Path, hint: str) -> Path:
     "`path`, or a `FileNotFoundError` that names it and says with `hint` where to get it."
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: {hint}")
     return path
 
-# %% ../nbs/07_annotation.ipynb #216f1dba
+# %% ../nbs/07_annotation.ipynb #de32c9d7
 VOID = 255  # the class of pixels without class, in the arrays that training reads
 
 
@@ -59,7 +59,7 @@ class Legend:
     label_suffix: str = ""
     groups: str | dict[str, str] | None = None
 
-# %% ../nbs/07_annotation.ipynb #370c5d38
+# %% ../nbs/07_annotation.ipynb #a5723307
 def check_name(name: Any, where: str) -> None:
     "`ValueError` unless `name` is a text that is not empty."
     if not isinstance(name, str):
@@ -80,7 +80,7 @@ def check_names(names: Any, file: Path) -> None:
     if len(names) > VOID:
         raise ValueError(f"{file} names {len(names)} classes, expected at most {VOID}: {VOID} means no class")
 
-# %% ../nbs/07_annotation.ipynb #507c3143
+# %% ../nbs/07_annotation.ipynb #ddc859cb
 HEX = re.compile("#[0-9a-fA-F]{6}")
 
 
@@ -98,7 +98,7 @@ def unpacked(colour: int) -> list[int]:
     "Red, green and blue of 0xRRGGBB."
     return list(colour.to_bytes(3))
 
-# %% ../nbs/07_annotation.ipynb #3d98131b
+# %% ../nbs/07_annotation.ipynb #70f6a72f
 def label_key(key: Any, file: Path) -> int:
     "A key of `labels`, a value or a colour, as a number. `ValueError` names one that is neither."
     if isinstance(key, str) and HEX.fullmatch(key):
@@ -108,7 +108,7 @@ def label_key(key: Any, file: Path) -> int:
         raise ValueError(f"{file} has the key {key!r} in labels, expected {expected}")
     return key
 
-# %% ../nbs/07_annotation.ipynb #f1e72b87
+# %% ../nbs/07_annotation.ipynb #2f47f713
 def label_keys(labels: Any, file: Path) -> list[int]:
     "The keys of `labels` as numbers. `ValueError` names what is none, of another kind than the others, or twice."
     if not isinstance(labels, dict) or not labels:
@@ -122,7 +122,7 @@ def label_keys(labels: Any, file: Path) -> list[int]:
         raise ValueError(f"{file} has {twice[0]!r} and {twice[1]!r} in labels, which are the same")
     return keys
 
-# %% ../nbs/07_annotation.ipynb #82760b1c
+# %% ../nbs/07_annotation.ipynb #358f19c1
 def label_classes(
     labels: dict,  # of dataset.yaml
     names: list[str] | None,  # of dataset.yaml, if it has them
@@ -141,7 +141,7 @@ def label_classes(
     classes = {name: c for c, name in enumerate(names)} | {"void": VOID}
     return names, {key: classes[name] for key, name in zip(keys, labels.values(), strict=True)}
 
-# %% ../nbs/07_annotation.ipynb #cefb14f4
+# %% ../nbs/07_annotation.ipynb #87968f8c
 def labels_line(labels: dict) -> str:
     "`labels` as a line of a dataset.yaml. A name that YAML would misread gets its quotes."
     text = yaml.safe_dump({"labels": labels}, default_flow_style=True, sort_keys=False, allow_unicode=True, width=10**6)
@@ -157,7 +157,7 @@ def known_labels(
     named = {key: "void" if c == VOID else names[c] for key, c in ids.items()}
     return {f"#{key:06x}" if colours else key: name for key, name in named.items()}
 
-# %% ../nbs/07_annotation.ipynb #06adc89d
+# %% ../nbs/07_annotation.ipynb #f7511d49
 OKABE_ITO = [[230, 159, 0], [86, 180, 233], [0, 158, 115], [240, 228, 66], [0, 114, 178], [213, 94, 0], [204, 121, 167]]
 
 
@@ -167,7 +167,7 @@ def default_colours(classes: int) -> list[list[int]]:
     hues = [(i * 0.618034 % 1, *strengths[i % 4]) for i in range(classes - len(OKABE_ITO))]
     return [*OKABE_ITO, *([round(255 * c) for c in colorsys.hsv_to_rgb(*hue)] for hue in hues)][:classes]
 
-# %% ../nbs/07_annotation.ipynb #71802abd
+# %% ../nbs/07_annotation.ipynb #cc8955c8
 def usual_ids(
     void: int | None,  # ignore_index of dataset.yaml, None if it has none
     names: list[str],
@@ -186,7 +186,7 @@ def usual_colours(colours: list[int], told: bool) -> dict[int, int]:  # colour -
     "The class of each colour that dataset.yaml told and that belongs to one class only."
     return {colour: c for c, colour in enumerate(colours) if told and colours.count(colour) == 1}
 
-# %% ../nbs/07_annotation.ipynb #5fea1cab
+# %% ../nbs/07_annotation.ipynb #772766b9
 KEYS = ("names", "colours", "ignore_index", "labels", "exif", "label_suffix", "groups")
 
 
@@ -203,7 +203,7 @@ def check_keys(meta: Any, file: Path) -> None:
     if not isinstance(meta.get("label_suffix", ""), str):
         raise ValueError(f"{file} has label_suffix {meta['label_suffix']!r}, expected a text such as _mask")
 
-# %% ../nbs/07_annotation.ipynb #05e3248a
+# %% ../nbs/07_annotation.ipynb #800b3178
 def check_groups(groups: Any, file: Path) -> None:
     "`ValueError` unless `groups` is a pattern with a bracket, or the file and the column of a table."
     table = isinstance(groups, dict) and set(groups) == {"file", "column"} and all(map(str, groups.values()))
@@ -215,7 +215,7 @@ def check_groups(groups: Any, file: Path) -> None:
         expected = r"a regular expression with a bracket, such as '^(p\d+)_', or {file: a.csv, column: patient}"
         raise ValueError(f"{file} has groups {groups!r}, expected {expected}")
 
-# %% ../nbs/07_annotation.ipynb #c2681917
+# %% ../nbs/07_annotation.ipynb #8184b36f
 def class_colours(meta: dict, names: list[str], colour_ids: dict[int, int], file: Path) -> list[int]:
     "(C,) colours to draw with: those of dataset.yaml, those of its `labels`, or some. As 0xRRGGBB."
     if "colours" in meta:
@@ -229,7 +229,7 @@ def class_colours(meta: dict, names: list[str], colour_ids: dict[int, int], file
     first = {c: colour for colour, c in reversed(colour_ids.items())}
     return [first.get(c, colour) for c, colour in enumerate(usual)]
 
-# %% ../nbs/07_annotation.ipynb #f51977fa
+# %% ../nbs/07_annotation.ipynb #11b66905
 def read_legend(file: Path) -> Legend:
     "What a dataset.yaml says. `ValueError` names `file` and the key or the value that cannot be."
     meta = read_yaml(file)
@@ -251,7 +251,7 @@ def read_legend(file: Path) -> Legend:
     told = {key: meta[key] for key in ("exif", "label_suffix", "groups") if key in meta}
     return Legend(file, names, [unpacked(c) for c in colours], ids, by_colour, "labels" in meta, **told)
 
-# %% ../nbs/07_annotation.ipynb #6e408369
+# %% ../nbs/07_annotation.ipynb #a978346b
 LIMIT = 2**28  # pixels of an image, 0.8 GB in memory
 Image.MAX_IMAGE_PIXELS = LIMIT  # Pillow's own, for the whole process
 
@@ -273,7 +273,7 @@ def named(
         todo = "copy or export it again, as PNG or JPEG" if own else "fetch it again"
         raise ValueError(f"{file} is truncated or not an image ({error}): {todo}") from None
 
-# %% ../nbs/07_annotation.ipynb #22998861
+# %% ../nbs/07_annotation.ipynb #5fda9b07
 class Opened(NamedTuple):
     "An image whose pixels are in memory, and what is known of its file."
 
@@ -284,7 +284,7 @@ class Opened(NamedTuple):
     orientation: int = 1  # EXIF's, 1 to 8
     pages: int = 1
 
-# %% ../nbs/07_annotation.ipynb #781e0229
+# %% ../nbs/07_annotation.ipynb #de0d1c49
 def stored_depth(image: Image.Image) -> tuple[str, int | None]:  # `rawmode` and `levels` of `Opened`
     "How the file of an image that is not loaded stores a pixel."
     tile = next(iter(getattr(image, "tile", [])), None)
@@ -303,7 +303,7 @@ def orientation(image: Image.Image) -> int:
         return 1
     return found if found in range(1, 9) else 1
 
-# %% ../nbs/07_annotation.ipynb #a4d7bb58
+# %% ../nbs/07_annotation.ipynb #27664dd6
 def open_image(
     file: Path,  # for the message
     content: bytes,
@@ -322,7 +322,7 @@ def open_image(
         way = orientation(image) if own and kind != "TIFF" else way
     return Opened(image, kind, rawmode, levels, way, pages)
 
-# %% ../nbs/07_annotation.ipynb #ab801b82
+# %% ../nbs/07_annotation.ipynb #0ae1c926
 TURNS = {2: "FLIP_LEFT_RIGHT", 3: "ROTATE_180", 4: "FLIP_TOP_BOTTOM", 5: "TRANSPOSE", 6: "ROTATE_270", 7: "TRANSVERSE",
          8: "ROTATE_90"}  # fmt: skip
 BACK = TURNS | {6: "ROTATE_90", 8: "ROTATE_270"}  # the others undo themselves
@@ -341,7 +341,7 @@ def shown(opened: Opened) -> Image.Image:
         return opened.image
     return opened.image.transpose(Image.Transpose[TURNS[opened.orientation]])
 
-# %% ../nbs/07_annotation.ipynb #5ccf32d9
+# %% ../nbs/07_annotation.ipynb #be7b6571
 def which_way(
     fits: list[str],  # "turn", "stored": by which of them photo and label map have one size
     exif: str | None,  # "turn" or "stored" if dataset.yaml says it
@@ -355,7 +355,7 @@ def which_way(
         raise ValueError(f"{what}, and their sizes do not tell whether to turn it: write into dataset.yaml {lines}")
     return exif or (fits or ["stored"])[0]
 
-# %% ../nbs/07_annotation.ipynb #3fb00b76
+# %% ../nbs/07_annotation.ipynb #0eec8940
 def of_one_size(image: Image.Image, label: Image.Image, pair: "FilePair") -> tuple[Image.Image, Image.Image]:
     "Both, or a `ValueError` that names the files of `pair` if their sizes differ."
     if image.size != label.size:
@@ -363,7 +363,7 @@ def of_one_size(image: Image.Image, label: Image.Image, pair: "FilePair") -> tup
         raise ValueError(told)
     return image, label
 
-# %% ../nbs/07_annotation.ipynb #6cfd9c35
+# %% ../nbs/07_annotation.ipynb #d28f63bd
 def aligned(
     photo: Opened,
     label: Opened,
@@ -378,7 +378,7 @@ def aligned(
     fits = fits[:1] if photo.orientation == label.orientation and not pair.exif else fits  # both ways are right
     return of_one_size(*ways[which_way(fits, pair.exif, what)], pair)
 
-# %% ../nbs/07_annotation.ipynb #fa907cb0
+# %% ../nbs/07_annotation.ipynb #e596c176
 def check_one_page(file: Path, opened: Opened) -> None:
     "`ValueError` names `file` if it holds several pages or frames."
     if opened.pages > 1:
@@ -397,7 +397,7 @@ def check_photo(file: Path, opened: Opened) -> None:
     if image.has_transparency_data and np.asarray(image.convert("RGBA").getchannel("A")).min() < 255:
         raise ValueError(f"{file} is transparent in places: flatten it onto the background that you want to be seen")
 
-# %% ../nbs/07_annotation.ipynb #6f9184c4
+# %% ../nbs/07_annotation.ipynb #93b8ad5b
 def rgb_image(
     file: Path,  # for the message
     image: Image.Image,
@@ -407,7 +407,7 @@ def rgb_image(
         raise ValueError(f"{file} has mode {image.mode}, expected 8 bits per channel")
     return image if image.mode == "RGB" else image.convert("RGB")  # it copies, and lets no other thread run
 
-# %% ../nbs/07_annotation.ipynb #ef256ea9
+# %% ../nbs/07_annotation.ipynb #80ae1699
 LOSSLESS = ("PNG", "TIFF", "BMP", "GIF", "WEBP", "PPM", "TGA", "PCX", "SGI")
 
 
@@ -420,7 +420,7 @@ def lossy_webp(content: bytes) -> bool:
         at += 8 + (length := int.from_bytes(content[at + 4 : at + 8], "little")) + length % 2
     return False
 
-# %% ../nbs/07_annotation.ipynb #0e5a2757
+# %% ../nbs/07_annotation.ipynb #bb1b2763
 def check_lossless(file: Path, opened: Opened, content: bytes) -> None:
     "`ValueError` names `file` if it is stored in a way that does not keep values."
     packing = opened.image.info.get("compression") if opened.format == "TIFF" else None
@@ -430,7 +430,7 @@ def check_lossless(file: Path, opened: Opened, content: bytes) -> None:
         told = f"{file} is stored as {inside or opened.format}, which does not keep the values of a label map"
         raise ValueError(f"{told}: export it again from where it was drawn, as PNG; converting does not help")
 
-# %% ../nbs/07_annotation.ipynb #8c9ce9e7
+# %% ../nbs/07_annotation.ipynb #ba0fbe93
 TRANSPARENT = 1 << 24  # above all colours
 
 
@@ -451,7 +451,7 @@ def palette_colours(image: Image.Image) -> np.ndarray | None:  # (n,) uint32
     colours = packed_pixels(row)[0][: len(palette) // 3]
     return None if (colours == np.arange(len(colours)) * 0x010101).all() else colours
 
-# %% ../nbs/07_annotation.ipynb #b59ad997
+# %% ../nbs/07_annotation.ipynb #9c70dbb5
 def grey_values(
     file: Path,  # for the message
     opened: Opened,
@@ -468,7 +468,7 @@ def grey_values(
         raise ValueError(f"{file} holds {values.min()} to {values.max()}, expected values of 0 to 65535")
     return values.astype(np.uint8 if image.mode in ("1", "L") else np.uint16)
 
-# %% ../nbs/07_annotation.ipynb #5d5a011e
+# %% ../nbs/07_annotation.ipynb #492d813a
 def label_values(
     file: Path,  # for the message
     opened: Opened,
@@ -486,7 +486,7 @@ def label_values(
         raise ValueError(f"{file} stores colours as {opened.rawmode}, expected 8 bits per channel: export it so")
     return packed_pixels(image), None
 
-# %% ../nbs/07_annotation.ipynb #e0beec07
+# %% ../nbs/07_annotation.ipynb #9165b8d6
 class Decoded(NamedTuple):
     "An image and what stands in its label map."
 
@@ -508,7 +508,7 @@ class Pair(Protocol):
     def decode(self, contents: Any) -> Decoded:
         "What `read` returns, as pixels."
 
-# %% ../nbs/07_annotation.ipynb #9b9c8ab5
+# %% ../nbs/07_annotation.ipynb #6d456893
 class FilePair(NamedTuple):
     "An image file and a label file."
 
@@ -530,12 +530,12 @@ class FilePair(NamedTuple):
         image, drawn = aligned(photo, label, self)
         return Decoded(rgb_image(self.image, image), *label_values(self.label, label, drawn))
 
-# %% ../nbs/07_annotation.ipynb #1f19ed63
+# %% ../nbs/07_annotation.ipynb #82558b25
 def digest(contents: tuple[Any, Any]) -> bytes:
     "SHA-256 of each part of what a pair's `read` returns, joined."
     return b"".join(hashlib.sha256(part).digest() for part in contents)
 
-# %% ../nbs/07_annotation.ipynb #0ee27166
+# %% ../nbs/07_annotation.ipynb #fef6ede3
 def as_colours(decoded: Decoded, name: Path | str) -> np.ndarray:  # (H, W) uint32
     "The colour of each pixel: its own, that of the palette, or a grey. `ValueError` if a value has none."
     values, palette = decoded.values, decoded.palette
@@ -552,7 +552,7 @@ def alike(colours: np.ndarray) -> np.ndarray | None:  # (H, W) uint8
     greys = (colours & 0xFF).astype(np.uint8)
     return greys if (colours == greys * np.uint32(0x010101)).all() else None
 
-# %% ../nbs/07_annotation.ipynb #dfb10cb4
+# %% ../nbs/07_annotation.ipynb #52be7551
 def what_counts(
     decoded: Decoded,
     ids: dict[int, int],  # value -> class
@@ -572,7 +572,7 @@ def what_counts(
         raise ValueError(f"{name} can be read in two ways, {both}: say in dataset.yaml by `labels` which is meant")
     return greys if len(by_value) >= len(by_colour) else decoded.values
 
-# %% ../nbs/07_annotation.ipynb #cb9d5b64
+# %% ../nbs/07_annotation.ipynb #b42a885d
 MANY = 5  # different values that are no class, in one file: nobody forgets so many
 
 
@@ -580,7 +580,7 @@ def colour_names(colours: Iterable[int]) -> list[str]:
     "Colours as dataset.yaml says them."
     return ["transparent" if colour == TRANSPARENT else f"#{colour:06x}" for colour in colours]
 
-# %% ../nbs/07_annotation.ipynb #e58c0919
+# %% ../nbs/07_annotation.ipynb #601f0c4f
 def remedy(
     unknown: list[int],  # values or colours that are no class, the most frequent first
     ids: dict[int, int],  # those that are
@@ -598,7 +598,7 @@ def remedy(
     line = labels_line(known_labels(ids, names, colours) | more)
     return f"say what they are, a class or void, in place of CLASS in dataset.yaml: {line}"
 
-# %% ../nbs/07_annotation.ipynb #5fdbd2ba
+# %% ../nbs/07_annotation.ipynb #cc95c9e4
 def what_is_unknown(
     found: list[int],  # values or colours that are no class
     counts: list[int],  # pixels of each
@@ -616,7 +616,7 @@ def what_is_unknown(
     pixels = ", ".join(f"{name} ({count} pixels)" for count, name in most)
     return f"holds {len(found)} colours that are no class: {pixels}{', ...' * (len(found) > 5)}"
 
-# %% ../nbs/07_annotation.ipynb #d213295e
+# %% ../nbs/07_annotation.ipynb #3cc1203f
 def refuse_unknown(
     unknown: np.ndarray,  # (n,) values or colours that are no class, one for each pixel
     ids: dict[int, int],
@@ -636,7 +636,7 @@ def refuse_unknown(
         todo = "the file has a palette: list its colours under labels in dataset.yaml to read it by them; or " + todo
     raise ValueError(f"{told}; {todo}")
 
-# %% ../nbs/07_annotation.ipynb #7d998a9c
+# %% ../nbs/07_annotation.ipynb #ca358afb
 def look_up(values: np.ndarray, ids: dict[int, int]) -> np.ndarray:  # (H, W) int16
     "The class of each value or colour, -1 where there is none."
     if values.dtype != np.uint32:
@@ -649,7 +649,7 @@ def look_up(values: np.ndarray, ids: dict[int, int]) -> np.ndarray:  # (H, W) in
     at = np.searchsorted(keys, values).clip(max=len(keys) - 1)
     return np.where(keys[at] == values, classes[at], np.int16(-1))
 
-# %% ../nbs/07_annotation.ipynb #d130ec2a
+# %% ../nbs/07_annotation.ipynb #4b62bc2e
 def to_classes(
     values: np.ndarray,  # (H, W) uint8 or uint16 values, or uint32 colours
     ids: dict[int, int],  # what they mean
@@ -663,7 +663,7 @@ def to_classes(
         refuse_unknown(values[classes < 0], ids, name, names, palette)
     return classes.astype(np.uint8)
 
-# %% ../nbs/07_annotation.ipynb #17b4132a
+# %% ../nbs/07_annotation.ipynb #8e649954
 def journal_notes(
     decoded: Decoded,
     counted: np.ndarray,  # of `what_counts`
@@ -678,7 +678,7 @@ def journal_notes(
     colours = zip(used, decoded.palette[used].tolist(), strict=True)
     return {"palette": {str(value): f"#{colour:06x}" for value, colour in colours if colour != TRANSPARENT}}
 
-# %% ../nbs/07_annotation.ipynb #3a0dbbfe
+# %% ../nbs/07_annotation.ipynb #85208471
 def contradiction(
     legend: Legend,
     first: dict[str, tuple[str, str]],  # number -> its colour, and the label map where it was seen first
@@ -696,7 +696,7 @@ def contradiction(
     one, other = legend.names[said], legend.names[meant]
     return f"number {value}, class {one!r}, has in {name} the colour {colour}, which is class {other!r}"
 
-# %% ../nbs/07_annotation.ipynb #9b94a697
+# %% ../nbs/07_annotation.ipynb #e1481e1c
 def refuse_palettes(legend: Legend, colours: set[str], problem: str) -> None:
     "The `ValueError` that says how to read palettes by colour or by number. A warning if `labels` has said it."
     if legend.said:
@@ -709,7 +709,7 @@ def refuse_palettes(legend: Legend, colours: set[str], problem: str) -> None:
     ways = f"to read colours, write {by_colour}{todo}; to read numbers, write {by_number}"
     raise ValueError(f"{problem}: palettes differ, and their numbers are no classes. In {legend.file}, {ways}")
 
-# %% ../nbs/07_annotation.ipynb #3e8aa99e
+# %% ../nbs/07_annotation.ipynb #add567d5
 @dataclass
 class Palettes:
     "Compares the palettes of label maps, one after the other."
@@ -727,7 +727,7 @@ class Palettes:
             self.warned = True
             refuse_palettes(legend, {colour for colour, _ in self.first.values()} | {*palette.values()}, problem)
 
-# %% ../nbs/07_annotation.ipynb #76a859a6
+# %% ../nbs/07_annotation.ipynb #d6407ade
 def only_class(legend: Legend, occurring: list[int], void: str) -> str:
     "What is wrong where one class occurs, or none, and void; and the lines that say what is meant."
     value = next((value for value, c in legend.ids.items() if c == VOID), VOID)
@@ -741,14 +741,14 @@ def only_class(legend: Legend, occurring: list[int], void: str) -> str:
     this_way = f"if {value} is a class, as in masks of 0 and 255, write {labels_line(pair)}"
     return f"{told}: {this_way}; if it is void, write {other_way}"
 
-# %% ../nbs/07_annotation.ipynb #c27a0129
+# %% ../nbs/07_annotation.ipynb #ba9fb8ba
 def doubt_about(
     legend: Legend,
     seen: np.ndarray,  # (N, C) whether a label map holds a class
     void: np.ndarray,  # (N,) whether it holds void
 ) -> str | None:
     "What is odd about the classes beside void, if something is."
-    never = [repr(name) for name, occurs in zip(legend.names, seen.any(0).tolist(), strict=True) if not occurs]
+    never = [repr(name) for c, name in enumerate(legend.names) if not seen[:, c].any()]
     if never and (len(never) > len(legend.names) - 2 or not legend.said):
         return f"{', '.join(never)} never occurs in the label maps"
     if len(legend.names) == 2 and not legend.said and not (seen[:, 1] & void).any():
@@ -756,7 +756,7 @@ def doubt_about(
         return f"{held}: do some masks write it as the value of void?"
     return None
 
-# %% ../nbs/07_annotation.ipynb #6bafc4d5
+# %% ../nbs/07_annotation.ipynb #b6c3fbc6
 def check_occurring(
     legend: Legend | None,  # None in a published dataset, which needs no check
     counts: np.ndarray,  # (N, C) pixels of each class in each label map
