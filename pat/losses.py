@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['pixel_nll', 'masked_mean', 'cross_entropy', 'focal_weight', 'focal_loss', 'class_sizes', 'mask_size_weight',
-           'pixel_weight', 'exponential_beta', 'inverse_beta', 'constant_beta', 'only_for', 'beta_of', 'ce_scale',
-           'pat_weight', 'soften', 'reduce_images', 'pat_loss', 'PixelLoss', 'CrossEntropyLoss', 'FocalLoss', 'PATLoss',
-           'confidence_curve']
+           'pixel_weight', 'exponential_beta', 'inverse_beta', 'constant_beta', 'only_for', 'beta_of', 'without_effect',
+           'ce_scale', 'pat_weight', 'soften', 'reduce_images', 'pat_loss', 'PixelLoss', 'CrossEntropyLoss',
+           'FocalLoss', 'PATLoss', 'confidence_curve']
 
 # %% ../nbs/01_losses.ipynb #3853d8a2
 import math
@@ -158,6 +158,19 @@ def beta_of(
         raise ValueError(f"beta is {beta!r}, expected 'exponential', 'inverse' or 'none'")
     return None
 
+# %% ../nbs/01_losses.ipynb #b22771a1
+def without_effect(
+    beta: str,
+    temperature: float,
+    detach_beta: bool,
+    log_temperature: bool,
+) -> None:
+    "`ValueError` that names an option of the coefficient which is set although `beta` leaves the coefficient out."
+    if beta == "none" and temperature != 1 and not log_temperature:
+        raise ValueError(f"temperature is {temperature!r}, but beta is 'none', and nothing has it: leave it out")
+    if beta == "none" and detach_beta:
+        raise ValueError("detach_beta is set, but beta is 'none', and there is nothing to detach: leave it out")
+
 # %% ../nbs/01_losses.ipynb #f73e4e54
 def ce_scale(
     sizes: Tensor,  # (B, C), of `class_sizes`; only C, device and dtype matter
@@ -228,6 +241,7 @@ def pat_loss(
 ) -> Tensor:  # scalar, or (B, ...)
     "PAT loss (Eq. 4). `ValueError` for an impossible option, shape, dtype or label."
     coefficient = beta_of(beta, kappa, epsilon)
+    without_effect(beta, temperature, detach_beta, log_temperature)
     index, weight, images = pat_weight(logits, target, ignore_index, alpha, scale, coefficient)
     logits, temperature = soften(logits, temperature, log_temperature)
     coefficient = partial(constant_beta, beta=coefficient) if detach_beta and coefficient else coefficient

@@ -94,8 +94,11 @@ def batch_miou(
 def frequency_groups(
     class_pixels: ArrayLike,  # (C,) pixels of each class in the training set
 ) -> dict[str, list[int]]:
-    "Classes of the rarest third (tail), the middle third (medium) and the most frequent third (head)."
-    thirds = np.array_split(np.argsort(class_pixels, kind="stable"), 3)
+    "Of the classes that occur the rarest third (tail), the middle third (medium) and the most frequent third (head)."
+    pixels = np.asarray(class_pixels)
+    order = np.argsort(pixels, kind="stable")
+    order = order[pixels[order] > 0]
+    thirds = np.array_split(order, 3) if len(order) > 2 else [order[:-1], order[:0], order[-1:]]
     return {name: part.tolist() for name, part in zip(("tail", "medium", "head"), thirds, strict=True)}
 
 # %% ../nbs/09_metrics.ipynb #c3d7e5f8

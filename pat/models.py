@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'convolutions', 'upsample', 'stage_channels', 'Unpooling', 'SegNet', 'level_widths', 'level_encoder',
            'encode', 'Skipping', 'UNet', 'AttentionGate', 'AttentionUNet', 'nested', 'Nesting', 'UNetPlusPlus',
-           'build_model']
+           'build_model', 'rebuild']
 
 # %% ../nbs/10_models.ipynb #7d47b5bc
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .encoders import SMP_NAME, build_smp, check_numbers, classifier
+from .encoders import SMP_NAME, Rescale, build_smp, check_numbers, classifier
 from .params import choose, whole_number
 
 # %% ../nbs/10_models.ipynb #c07f3547
@@ -270,3 +270,16 @@ def build_model(
     for option in kwargs:
         choose(option, [o for o in signature(cls).parameters if o != "classes"], f"option of model {name!r}")
     return cls(classes, **kwargs)
+
+# %% ../nbs/10_models.ipynb #100f3884
+def rebuild(
+    options: dict[str, Any],  # of `build_model`
+    classes: int,  # C of the logits
+    weights: dict[str, Tensor],  # what the network's `state_dict` gave
+) -> nn.Module:
+    "The model that `weights` are of, to look with: in evaluation mode."
+    network = build_model(classes=classes, **{k: v for k, v in options.items() if k != "encoder_weights"})
+    if "known.scale" in weights:
+        network.known = Rescale({"input_range": [0, 1], "mean": [0.0] * 3, "std": [1.0] * 3})
+    network.load_state_dict(weights)
+    return network.eval()

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .params import add_root, check_number, extra, whole_number
+from .params import add_root, check_number, extra, named_path, whole_number
 
 with extra("repro"):
     import yaml
@@ -736,13 +736,13 @@ def main(
 ) -> None:
     "Command line: python -m pat.streets FOLDER"
     parser = argparse.ArgumentParser(prog="python -m pat.streets", description="Draw long-tailed street scenes.")
-    parser.add_argument("folder", help="the data set to make; a relative path starts at the root")
+    parser.add_argument("folder", help="the data set to make; from the root, or ./ from here")
     add_root(parser)
     for name, option in list(inspect.signature(build).parameters.items())[1:]:
         default, flag = option.default, f"--{name.replace('_', '-')}"
         parser.add_argument(flag, type=type(default), default=default, help=f"default: {default}")
     options = vars(parser.parse_args(argv))
-    folder = options.pop("root") / options.pop("folder")
+    folder = named_path(options.pop("folder"), options.pop("root"))
     try:
         print(build(folder, **options))
     except (ValueError, OSError) as error:

@@ -5,14 +5,13 @@
 # %% auto #0
 __all__ = ['DEPENDS_ON', 'SCORES', 'PLAIN', 'PAPER', 'HEADINGS', 'LOWER_IS_BETTER', 'LATEX', 'PROSE', 'flat_settings',
            'check_settings', 'load_result', 'load_dataset', 'paper_values', 'table_groups', 'is_ablation', 'pat_rows',
-           'row_samples', 'row_cells', 'table_cells', 'with_gains', 'row_lines', 'table_values', 'with_paper',
-           'heading', 'number_texts', 'interval_texts', 'paper_texts', 'readable', 'options_text', 'setting',
-           'in_words', 'latex_text', 'cell_lines', 'latex_lines', 'latex_tabular', 'latex_float', 'latex_table',
-           'write_text', 'write_table']
+           'pat_options', 'baseline_row', 'spoken', 'row_samples', 'row_cells', 'table_cells', 'with_gains',
+           'row_lines', 'table_values', 'with_paper', 'heading', 'number_texts', 'interval_texts', 'paper_texts',
+           'readable', 'options_text', 'setting', 'absent', 'table_caption', 'in_words', 'latex_text', 'cell_lines',
+           'latex_lines', 'latex_tabular', 'latex_float', 'latex_table', 'write_table']
 
 # %% ../nbs/13_tables.ipynb #88c75594
 import json
-import os
 import re
 from itertools import product
 from pathlib import Path
@@ -21,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from .metrics import fine_grained, frequency_groups
-from .params import ROOT, extra, run_settings
+from .params import ROOT, extra, run_settings, write_file
 from .stats import bootstrap_fine_grained, bootstrap_miou, interval
 
 with extra("repro"):
@@ -102,8 +101,8 @@ def table_groups(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`, with the models and losses that it shows
 ) -> dict[tuple[str, str, str], list[str]]:  # (dataset, model, loss) -> runs, one per seed
-    "The runs that a table asks for. `ValueError` names a row that no run of the params.yaml fills."
-    wanted = params["tables"][table]
+    "The runs that a table asks for; none without the table. `ValueError` names a row that no run fills."
+    wanted = params["tables"].get(table, {"models": [], "losses": []})
     groups: dict[tuple[str, str, str], list[str]] = {}
     keys = ("dataset", "model", "loss", "seed")
     names = {tuple(run[key] for key in keys): name for name, run in params["runs"].items()}
@@ -128,10 +127,40 @@ def pat_rows(
     table: str,  # a key of `tables`
     ablations: bool = False,  # those without a beta instead
 ) -> list[str]:
-    "The losses of a table that are PAT with a beta, in its order."
+    "The losses of a table that are PAT with a beta, in its order; none without the table."
     losses = params["losses"]
-    rows = [loss for loss in params["tables"][table]["losses"] if losses[loss]["name"] == "pat"]
+    rows = [loss for loss in params["tables"].get(table, {"losses": []})["losses"] if losses[loss]["name"] == "pat"]
     return [loss for loss in rows if is_ablation(losses[loss]) == ablations]
+
+# %% ../nbs/13_tables.ipynb #4c0d4f91
+def pat_options(
+    options: dict,  # an entry of `losses` that is PAT
+) -> dict:  # beta, temperature, and kappa or epsilon
+    "The options of PAT's coefficient, with the defaults of those that `options` leaves out."
+    beta, temperature = options.get("beta", "exponential"), options.get("temperature", 1)
+    constants = {"exponential": ("kappa", 3), "inverse": ("epsilon", 0.1)}
+    if beta not in constants:
+        return {"beta": beta, "temperature": temperature}
+    name, default = constants[beta]
+    constant = options.get(name)
+    return {"beta": beta, "temperature": temperature, name: default if constant is None else constant}
+
+# %% ../nbs/13_tables.ipynb #79a098c5
+def baseline_row(
+    params: dict,  # of `load_params`
+    table: str,  # a key of `tables`
+) -> str:  # "" without the table
+    "The loss that a table's gains are measured from: the first that is cross-entropy, or else its first."
+    losses = params["tables"].get(table, {"losses": []})["losses"]
+    return next((loss for loss in losses if params["losses"][loss]["name"] == "ce"), next(iter(losses), ""))
+
+
+def spoken(
+    params: dict,  # of `load_params`
+    loss: str,  # a key of `losses`
+) -> str:
+    "How a sentence names a row: `cross-entropy`, or the row's own name."
+    return "cross-entropy" if params["losses"][loss]["name"] == "ce" else loss
 
 # %% ../nbs/13_tables.ipynb #78e751ca
 SCORES = [  # in %, with an interval, and a gain over the baseline
@@ -203,10 +232,11 @@ def table_values(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`
     folder: str | Path,  # results/<profile>
-    baseline: str = "ce",  # the loss that gains are measured from
+    baseline: str | None = None,  # the loss that gains are measured from; None: that of `baseline_row`
 ) -> pd.DataFrame:  # dataset, model, loss, method, seeds, metric, value, low, high
     "Every number of a table, a line each, with 95 % intervals where there are bootstrap samples."
     cells, lines = table_cells(params, table, folder), []
+    baseline = baseline_row(params, table) if baseline is None else baseline
     for (dataset, model, loss), row in cells.items():
         base, options = cells.get((dataset, model, baseline)), params["losses"][loss]
         if base and loss != baseline:
@@ -214,7 +244,8 @@ def table_values(
         method = loss if is_ablation(options) else options["name"]
         about = {"dataset": dataset, "model": model, "loss": loss, "method": method}
         lines += [about | line for line in row_lines(row)]
-    return pd.DataFrame(lines)
+    columns = ["dataset", "model", "loss", "method", "seeds", "metric", "value", "low", "high"]
+    return pd.DataFrame(lines, columns=columns)
 
 # %% ../nbs/13_tables.ipynb #26e72c2a
 def with_paper(
@@ -310,12 +341,29 @@ def setting(
         f"best in bold, [95 % interval over test {scatter}]."
     )
 
+
+def absent(table: str) -> str:
+    "The sentence that stands where a table or figure of `table` would be."
+    return f"This profile has no {table}."
+
+
+def table_caption(
+    params: dict,  # of `load_params`
+    table: str,  # a key of `tables`
+    title: str,  # its first sentence
+) -> str:
+    "The caption of a table; that it is not there, where the profile has none."
+    return f"{title} {setting(params, table)}" if table in params["tables"] else absent(table)
+
 # %% ../nbs/13_tables.ipynb #c852a3bf
 def in_words(
     row: Any,  # a line of `table_values`, a gain, as `itertuples` gives it
 ) -> str:
-    "A gain with its interval, and whether zero is inside: better, worse or undecided."
-    side = "undecided" if row.low <= 0 <= row.high else "better" if row.value > 0 else "worse"
+    "A gain with its interval, and whether zero is inside: better, worse or undecided; or that there is none."
+    if np.isnan(row.value):
+        return "no class of this kind"
+    undecided = np.isnan(row.low) or row.low <= 0 <= row.high
+    side = "undecided" if undecided else "better" if row.value > 0 else "worse"
     return f"{row.value:+5.1f} [{row.low:+.1f}, {row.high:+.1f}]  {side}"
 
 # %% ../nbs/13_tables.ipynb #3dd9335b
@@ -398,14 +446,6 @@ def latex_table(
         latex_float(latex_tabular(rows), f"{name}-{key}", f"{caption} Dataset: {key}.") for key, rows in each.items()
     )
 
-# %% ../nbs/13_tables.ipynb #2cce22e7
-def write_text(file: Path, text: str) -> None:
-    "Write a text file under a temporary name, then rename it."
-    file.parent.mkdir(parents=True, exist_ok=True)
-    tmp = file.with_name(file.name + ".tmp")
-    tmp.write_text(text, encoding="utf-8")
-    os.replace(tmp, file)
-
 # %% ../nbs/13_tables.ipynb #4e2fa35f
 def write_table(
     text: pd.DataFrame,  # of `readable`, or any other Markdown text
@@ -414,11 +454,12 @@ def write_table(
     name: str,  # of the files, and of the LaTeX label
     caption: str,
 ) -> None:
-    "`text` as `name`.md and `name`.tex (of `latex_table`), `values` as `name`.csv."
+    "`text` as `name`.md and `name`.tex (of `latex_table`), `values` as `name`.csv; without rows only the caption."
+    rows = "" if text.empty else f"\n{text.to_markdown(index=False, disable_numparse=True)}\n"
     texts = {
-        "md": f"{caption}\n\n{text.to_markdown(index=False, disable_numparse=True)}\n",
-        "tex": latex_table(text, name, caption),
+        "md": f"{caption}\n{rows}",
+        "tex": f"{latex_text(caption)}\n" if text.empty else latex_table(text, name, caption),
         "csv": values.to_csv(index=False, float_format="%.6g"),
     }
     for ending, content in texts.items():
-        write_text(Path(folder) / f"{name}.{ending}", content)
+        write_file(Path(folder) / f"{name}.{ending}", content)

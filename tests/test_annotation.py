@@ -118,9 +118,8 @@ def legend(tmp_path, text):
         ("names: [a]\nexif: turned", "unknown value of exif .*Did you mean 'turn'"),
         ("names: [a]\nlabel_suffix: 3", "has label_suffix 3, expected a text"),
         ("names: [a]\ngroups: 3", "has groups 3, expected a regular expression"),
-        ("names: [a]\ngroups: 'p1'", "has groups 'p1', expected a regular expression with a bracket"),
         ("names: [a]\ngroups: '(p1'", "has groups '.p1', which is no regular expression"),
-        ("names: [a]\ngroups: {file: a.csv}", "expected a regular expression with a bracket"),
+        ("names: [a]\ngroups: {file: a.csv}", "expected a regular expression, such as"),
         ("labels:", "has labels None, expected lines such as .*without quotes, # begins a comment"),
         ("labels:\n  #804080: road", "has labels None, .*without quotes, # begins a comment"),
         ("labels: [a, b]", r"has labels \['a', 'b'\], expected lines"),
@@ -240,7 +239,6 @@ def test_byte_order_mark(tmp_path, start):
     [
         ("latin-1", "byte 0xe4 at position 17, in line 3"),
         ("cp437", "byte 0x84"),
-        ("utf-16", "byte 0xff at position 0, in line 1"),
     ],
 )
 def test_another_encoding(tmp_path, encoding, where):
@@ -743,7 +741,7 @@ def test_other_meanings_of_colours_are_read_again(make, capsys):
         yaml.safe_dump(THREE | {"names": ["c", "b", "a"], "colours": COLOURS[::-1].tolist()})
     )
     np.testing.assert_array_equal(prepared(root).labels[0], 2 - truth(0, 3))
-    assert "what the colours in" in capsys.readouterr().out
+    assert "the colours of classes in dataset.yaml have changed, since" in capsys.readouterr().out
 
 
 def test_a_palette_whose_numbers_are_no_classes_can_be_read_by_colour(make):
@@ -962,7 +960,7 @@ def test_whichever_byte_of_a_file_is_wrong_an_error_names_it(format, lzw, tmp_pa
     options = {"tiff": {"compression": "tiff_lzw" if lzw else None}, "webp": {"lossless": True}}.get(format, {})
     image = Image.fromarray(COLOURS[truth(0)]) if format == "webp" else indexed(truth(0), COLOURS)
     whole = content(image, format, **options)
-    pair = FilePair(tmp_path / "a.jpg", tmp_path / "a.png", own=True)
+    pair = FilePair(tmp_path / "a.jpg", tmp_path / "a.png", "sizes")
     rng = np.random.default_rng(0)
     for position in rng.permutation(len(whole))[:200]:
         spoilt = whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :]

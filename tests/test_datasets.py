@@ -722,7 +722,7 @@ def test_two_images_with_one_label_are_refused(scenes_folder, tmp_path):
     folder = tmp_path / "scenes"
     shutil.copytree(scenes_folder, folder)
     shutil.copy(folder / "images/0003.png", folder / "images/0003.bmp")
-    with pytest.raises(ValueError, match=r"0003\.bmp and .*0003\.png share the label .*0003\.png"):
+    with pytest.raises(ValueError, match=r"0003\.bmp and .*0003\.png share the label 0003: rename or remove one"):
         open_source("folder", folder)
 
 

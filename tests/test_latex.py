@@ -7,8 +7,8 @@ import subprocess
 import pandas as pd
 import pytest
 
-from pat.params import ROOT
-from pat.tables import latex_table, latex_text, readable, with_paper, write_table, write_text
+from pat.params import ROOT, write_file
+from pat.tables import latex_table, latex_text, readable, with_paper, write_table
 
 pytestmark = pytest.mark.skipif(not shutil.which("pdflatex"), reason="pdflatex is not on the PATH")
 DOCUMENT = r"""\documentclass{article}
@@ -22,7 +22,7 @@ DOCUMENT = r"""\documentclass{article}
 def compile_tables(folder, files):
     "Set the .tex `files` in one article, a page each: what pdflatex logs."
     inputs = "\n".join(rf"\input{{{file}}}\clearpage" for file in files)
-    write_text(folder / "article.tex", DOCUMENT % inputs)
+    write_file(folder / "article.tex", DOCUMENT % inputs)
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "article.tex"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     log = (folder / "article.log").read_text(errors="replace").replace("\n", "")
@@ -60,7 +60,7 @@ def test_wide_tables_and_tables_of_prose_compile_and_fit(tmp_path):
         "claims": pd.DataFrame([claims] * 14), "small": pd.DataFrame({"loss": ["ce"], "mIoU": ["**35.3**"]}),
     }  # fmt: skip
     for name, shown in tables.items():
-        write_text(tmp_path / f"{name}.tex", latex_table(shown, name, "In %, [95 % interval]; `unet++`_x & \\ < 1."))
+        write_file(tmp_path / f"{name}.tex", latex_table(shown, name, "In %, [95 % interval]; `unet++`_x & \\ < 1."))
     # the prose is in columns that break lines, the values are not
     assert (tmp_path / "claims.tex").read_text().count("p{") == 4
     assert "p{" not in (tmp_path / "table1.tex").read_text()
@@ -78,7 +78,7 @@ def test_only_a_table_that_does_not_fit_is_scaled(tmp_path, rows, columns, scale
     lengths = (
         r"\the\wd0/\the\wd2/\the\textwidth/\the\dimexpr\ht0+\dp0\relax/\the\dimexpr\ht2+\dp2\relax/\the\textheight"
     )
-    write_text(tmp_path / "measured.tex", rf"{size}\sbox0{{{tabular}}}\sbox2{{{box}}}\typeout{{lengths {lengths}}}x")
+    write_file(tmp_path / "measured.tex", rf"{size}\sbox0{{{tabular}}}\sbox2{{{box}}}\typeout{{lengths {lengths}}}x")
     log = compile_tables(tmp_path, ["measured"])
     lengths = re.search(r"lengths " + "/".join([r"([\d.]+)pt"] * 6), log).groups()
     wide_before, wide_after, width, high_before, high_after, height = map(float, lengths)

@@ -751,3 +751,19 @@ def test_transforms_of_torch_func_are_refused_with_a_sentence(kind):
     for transform, batch in ((torch.func.grad, (logits, target)), (torch.func.vmap, each)):
         with pytest.raises(RuntimeError, match=r"do not work inside torch\.func transforms"):
             transform(kind)(*batch)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": 2}, "temperature is 2, but beta is 'none'"),
+        ({"temperature": 0.5, "detach_beta": True}, "temperature is 0.5, but beta is 'none'"),
+        ({"detach_beta": True}, "detach_beta is set, but beta is 'none'"),
+        ({"detach_beta": True, "log_temperature": True, "temperature": 2}, "detach_beta is set, but beta is 'none'"),
+    ],
+)
+def test_options_of_a_coefficient_that_is_not_there_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        PATLoss(beta="none", **options)
+    PATLoss(beta="none", temperature=2, log_temperature=True)
+    PATLoss(beta="none", temperature=1)

@@ -127,14 +127,56 @@ def test_metrics_need_numpy_and_torch_alone():
     assert "numpy" in found and not heavy & set(found)
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=20))
-def test_frequency_groups_part_the_classes_by_their_pixels(pixels):
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_frequency_groups_part_the_classes_that_occur(pixels):
     groups = frequency_groups(pixels)
-    assert sorted(c for members in groups.values() for c in members) == list(range(len(pixels)))
+    members = [c for name in ("tail", "medium", "head") for c in groups[name]]
+    assert sorted(members) == [c for c, n in enumerate(pixels) if n > 0]
+    assert [pixels[c] for c in members] == sorted(n for n in pixels if n > 0)
     sizes = [len(groups[name]) for name in ("tail", "medium", "head")]
     assert max(sizes) - min(sizes) <= 1
-    in_order = [pixels[c] for name in ("tail", "medium", "head") for c in groups[name]]
-    assert in_order == sorted(pixels)
+
+
+@given(st.lists(st.integers(0, 9), max_size=20))
+def test_the_most_frequent_class_is_head_and_the_rarest_tail(pixels):
+    groups, occurring = frequency_groups(pixels), [n for n in pixels if n > 0]
+    if occurring:
+        assert pixels[groups["head"][-1]] == max(occurring)
+    if len(occurring) > 1:
+        assert pixels[groups["tail"][0]] == min(occurring)
+
+
+@given(st.lists(st.integers(1, 9), min_size=3, max_size=20))
+def test_where_all_classes_occur_the_groups_are_thirds_of_the_ordered_list(pixels):
+    thirds = np.array_split(np.argsort(pixels, kind="stable"), 3)
+    assert [*frequency_groups(pixels).values()] == [third.tolist() for third in thirds]
+
+
+@given(st.lists(st.integers(1, 9), max_size=9), st.integers(0, 9))
+def test_a_class_that_never_occurs_changes_no_group(pixels, place):
+    named = lambda groups, classes: {name: [classes[c] for c in members] for name, members in groups.items()}
+    names = [f"class {c}" for c in range(len(pixels))]
+    more = [*names[:place], "never", *names[place:]]
+    found = frequency_groups([*pixels[:place], 0, *pixels[place:]])
+    assert named(found, more) == named(frequency_groups(pixels), names)
+
+
+@pytest.mark.parametrize(
+    ("pixels", "tail", "medium", "head"),
+    [
+        ([1_000_000, 2_000], [1], [], [0]),  # background and object
+        ([2_000, 1_000_000], [0], [], [1]),
+        ([7, 7], [0], [], [1]),
+        ([0, 5, 0, 9], [1], [], [3]),
+        ([5], [], [], [0]),
+        ([0, 5], [], [], [1]),
+        ([0, 0], [], [], []),
+        ([], [], [], []),
+    ],
+)
+def test_one_class_or_two(pixels, tail, medium, head):
+    assert frequency_groups(pixels) == {"tail": tail, "medium": medium, "head": head}
+    assert frequency_groups(torch.tensor(pixels)) == {"tail": tail, "medium": medium, "head": head}
 
 
 def test_ties_in_frequency_keep_the_order_of_the_classes():
@@ -157,6 +199,17 @@ def test_summarise_by_hand():
     assert (got["miou_tail"], got["miou_medium"]) == pytest.approx((1 / 2, 3 / 4))
     assert math.isnan(got["miou_head"])
     assert got["absent_classes"] == 1
+
+
+@pytest.mark.parametrize("pixels", [[990, 10], [0, 10], [10, 0], [0, 0]])
+@pytest.mark.filterwarnings("error")
+def test_summarise_of_two_classes_is_nan_where_a_group_is_empty(pixels):
+    got, groups = summarise(np.array([[8, 1], [1, 2]]), ["background", "object"], pixels), frequency_groups(pixels)
+    ious = [8 / 10, 2 / 4]
+    assert got["miou"] == pytest.approx(np.mean(ious))
+    for name, members in groups.items():
+        expected = np.mean([ious[c] for c in members]) if members else math.nan
+        assert got[f"miou_{name}"] == pytest.approx(expected, nan_ok=True)
 
 
 def test_summarise_without_a_labelled_pixel():

@@ -23,7 +23,8 @@ SETTINGS = configparser.ConfigParser(delimiters=["="])
 SETTINGS.read(ROOT / "settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
 LIGHT = ["pat.losses", "pat.kernel", "pat.baselines", "pat.released", "pat.metrics"]
-HEAVY = ["datasets", "fetch", "figures", "report", "stats", "streets", "tables", "training"]
+HEAVY = ["annotation", "checkup", "datasets", "duplicates", "fetch", "figures", "folder", "predict", "report", "stats"]
+HEAVY += ["streets", "tables", "training"]
 PURE = {"PYTHONPATH": None, "PYTHONHOME": None, "OMP_NUM_THREADS": "1"}  # nothing of this process's environment
 
 

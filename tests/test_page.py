@@ -10,8 +10,7 @@ import yaml
 from playwright.sync_api import sync_playwright
 
 from pat.figures import figure_style, write_figure
-from pat.params import ROOT
-from pat.tables import write_text
+from pat.params import ROOT, write_file
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
@@ -38,9 +37,9 @@ def make_results(folder):
     claims = "| claim | statement | verdict |\n|:--|:--|:--|\n" + f"| C1 | {prose} | **holds** |\n" * 8
     tables = {"claims": claims, "table1": f"{head}\n" + f"{loss}\n" * 9, "table2": f"{head}\n" + f"{loss}\n" * 24}
     for name, rows in tables.items():
-        write_text(folder / f"tables/{name}.md", f"A caption with 100 % of it and $\\beta_T$.\n\n{rows}")
+        write_file(folder / f"tables/{name}.md", f"A caption with 100 % of it and $\\beta_T$.\n\n{rows}")
         for ending in ("csv", "tex"):
-            write_text(folder / f"tables/{name}.{ending}", "made by hand\n")
+            write_file(folder / f"tables/{name}.{ending}", "made by hand\n")
     figure_style()
     for name, size in {"figure2": (7, 5), "figure3": (3.4, 2)}.items():
         fig, _ = plt.subplots(figsize=size)

@@ -18,16 +18,19 @@ from pat.params import (
     grid_runs,
     load_params,
     main,
+    named_path,
     profile_file,
     project_root,
     run_settings,
+    with_section,
+    write_file,
     write_runs,
 )  # fmt: skip
 
 PARAMS = {
-    "profile": "tiny",
+    "profile": "sample",
     "root": ".",
-    "params_file": "profiles/tiny/params.yaml",
+    "params_file": "params.yaml",
     "datasets": {"streets": {"format": "folder"}, "camvid": {"format": "camvid"}},
     "models": {"segnet": {"name": "segnet", "width": 8}, "unet": {"name": "unet", "levels": 4}},
     "train": {"epochs": 2, "batch_size": 4},
@@ -210,14 +213,14 @@ def test_missing_sections_are_all_named(write):
 
 def test_run_settings_join_run_and_loss():
     assert run_settings(PARAMS, "a") == {
-        "run": "a", "profile": "tiny", "dataset": "streets", "seed": 1, "train": PARAMS["train"],
+        "run": "a", "profile": "sample", "dataset": "streets", "seed": 1, "train": PARAMS["train"],
         "model": "unet", "model_options": {"name": "unet", "levels": 4}, "loss": "ce", "loss_options": {"name": "ce"},
     }  # fmt: skip
 
 
 def test_a_run_has_no_options_of_its_own():
     entry = {"dataset": "camvid", "model": "segnet", "loss": "soft", "seed": 2, "kappa": 5}
-    message = r"unknown key of run 'x' in profiles/tiny/params.yaml 'kappa'.*There are: dataset, model, loss, seed"
+    message = r"unknown key of run 'x' in params.yaml 'kappa'.*There are: dataset, model, loss, seed"
     with pytest.raises(ValueError, match=message):
         run_settings(PARAMS | {"runs": {"x": entry}}, "x")
 
@@ -225,19 +228,19 @@ def test_a_run_has_no_options_of_its_own():
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
-        ({"dataset": "streets", "model": "unet", "loss": "ce"}, "run 'x' of profiles/tiny/params.yaml has no seed"),
+        ({"dataset": "streets", "model": "unet", "loss": "ce"}, "run 'x' of params.yaml has no seed"),
         ({"model": "unet", "loss": "ce"}, "has no dataset, seed"),
         (
             {"dataset": "streets", "model": "unet", "loss": "sofft", "seed": 0},
-            r"unknown loss of run 'x' in profiles/tiny/params.yaml 'sofft'\. Did you mean 'soft'\? There are: ce, soft",
+            r"unknown loss of run 'x' in params.yaml 'sofft'\. Did you mean 'soft'\? There are: ce, soft",
         ),
         (
             {"dataset": "street", "model": "unet", "loss": "ce", "seed": 0},
-            r"unknown dataset of run 'x' in profiles/tiny/params.yaml 'street'\. Did you mean 'streets'\?",
+            r"unknown dataset of run 'x' in params.yaml 'street'\. Did you mean 'streets'\?",
         ),
         (
             {"dataset": "streets", "model": "u-net", "loss": "ce", "seed": 0},
-            r"unknown model of run 'x' in profiles/tiny/params.yaml 'u-net'\. Did you mean 'unet'\?",
+            r"unknown model of run 'x' in params.yaml 'u-net'\. Did you mean 'unet'\?",
         ),
     ],
 )
@@ -248,7 +251,7 @@ def test_run_that_cannot_be(entry, message):
 
 def test_unknown_run():
     params = PARAMS | {"runs": {"streets-ce": PARAMS["runs"]["a"]}}
-    message = r"unknown run of profiles/tiny/params.yaml 'street-ce'\. Did you mean 'streets-ce'"
+    message = r"unknown run of params.yaml 'street-ce'\. Did you mean 'streets-ce'"
     with pytest.raises(ValueError, match=message):
         run_settings(params, "street-ce")
 
@@ -347,6 +350,148 @@ def test_a_wrong_grid_writes_nothing(write, capsys):
     assert file.read_text() == before
     main([str(write(tables=TABLES))])
     assert capsys.readouterr().out.endswith("params.yaml: 14 runs\n")
+
+
+# --- a file says where it lies
+
+
+def profile(folder, **changed):
+    "A project whose params.yaml and dvc.yaml are sound, and in it a profile at `folder` that says `changed`."
+    top = folder
+    while top.name != "project":
+        top = top.parent
+    folder.mkdir(parents=True)
+    (top / "dvc.yaml").write_text("stages: {}\n")
+    for place, said in ((top, {}), (folder, changed)):
+        text = yaml.safe_dump(PARAMS | {"tables": TABLES} | said, sort_keys=False)
+        (place / "params.yaml").write_text(text)
+    return folder / "params.yaml"
+
+
+MINE = {"profile": "mine", "root": "../..", "params_file": "profiles/mine/params.yaml"}
+
+
+def test_a_profile_that_says_where_it_lies_is_written(tmp_path, capsys, monkeypatch):
+    file = profile(tmp_path / "project/profiles/mine", **MINE)
+    main([str(file)])
+    assert capsys.readouterr().out == "profiles/mine/params.yaml: 14 runs\n" and load_params(file)["runs"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "lines"),
+    [
+        ({"profile": "camvid"}, r"\(profile is 'camvid'\): change the lines to `profile: mine`"),
+        ({"profile": None}, r"\(profile is None\): change the lines to `profile: mine`"),
+        ({"root": "."}, r"\(root is '\.'\): change the lines to `root: \.\./\.\.`"),
+        ({"root": "/srv/project"}, "change the lines to `root: "),
+        ({"params_file": "params.yaml"}, "`params_file: profiles/mine/params.yaml`"),
+        ({"params_file": "/srv/project/profiles/mine/params.yaml"}, "`params_file: profiles/mine/params.yaml`"),
+        ({"profile": "sample", "root": ".", "params_file": "params.yaml"}, "`profile: mine`; `root: .*; `params_file"),
+    ],
+)
+@pytest.mark.parametrize("pipeline", [False, True])  # with dvc.yaml, a copy of the top looks like a top
+def test_a_copied_profile_is_refused_before_it_is_written(tmp_path, changed, lines, pipeline):
+    file = profile(tmp_path / "project/profiles/mine", **MINE | changed)
+    if pipeline:
+        (file.parent / "dvc.yaml").symlink_to("../../dvc.yaml")
+    before = file.read_text()
+    with pytest.raises(SystemExit, match=rf"error: {re.escape(str(file))} says that it is elsewhere .*{lines}"):
+        main([str(file)])
+    assert file.read_text() == before and project_root(file.parent) == tmp_path / "project"
+
+
+@pytest.mark.parametrize(
+    ("folder", "said"),
+    [
+        ("profiles/a/b", "at a place where no profile is looked for, expected .*/project/profiles/<name>/params.yaml"),
+        ("elsewhere", "at a place where no profile is looked for"),
+        ("profiles/sample", "in a folder of the name 'sample', expected letters"),
+        ("profiles/my own", "in a folder of the name 'my own', expected letters"),
+        ("profiles/-mine", "in a folder of the name '-mine', expected letters"),
+    ],
+)
+def test_a_profile_at_another_place_is_refused(tmp_path, folder, said):
+    file = profile(tmp_path / "project" / folder, **MINE)
+    with pytest.raises(SystemExit, match=rf"error: .*params\.yaml is {said}"):
+        main([str(file)])
+
+
+def test_the_top_is_the_sample(tmp_path):
+    file = profile(tmp_path / "project/profiles/mine", **MINE)
+    top = tmp_path / "project/params.yaml"
+    shutil.copy(file, top)  # somebody made his profile the top
+    with pytest.raises(SystemExit, match=r"change the lines to `profile: sample`; `root: \.`; `params_file: "):
+        main([str(top)])
+
+
+def test_a_name_of_digits_needs_quotes(tmp_path):
+    said = {"root": "../..", "params_file": "profiles/2024/params.yaml"}
+    with pytest.raises(SystemExit, match=r"profile is 2024.*`profile: 2024`, with quotes"):
+        main([str(profile(tmp_path / "project/profiles/2024", profile=2024, **said))])
+    main([str(profile(tmp_path / "again/project/profiles/2024", profile="2024", **said))])
+
+
+def test_the_file_of_the_working_directory_is_the_one_that_is_meant(tmp_path):
+    file = profile(tmp_path / "project/profiles/mine", **MINE)
+    for name in ("params.yaml", "./params.yaml", "../mine/params.yaml", "profiles/mine/params.yaml", str(file)):
+        assert python(file.parent, "-m", "pat.params", name) == "profiles/mine/params.yaml: 14 runs", name
+    assert python(tmp_path / "project", "-m", "pat.params", "params.yaml") == "params.yaml: 14 runs"
+    assert python(tmp_path / "project/profiles", "-m", "pat.params", "params.yaml") == "params.yaml: 14 runs"
+    top = ("--root", str(tmp_path / "project"))
+    assert python(file.parent, "-m", "pat.params", "params.yaml", *top) == "params.yaml: 14 runs"
+
+
+def test_a_path_of_a_command_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert named_path("data/new") == ROOT / "data/new"
+    assert named_path("./new") == tmp_path / "new" and named_path("..") == tmp_path.parent
+    assert named_path("/somewhere/else") == Path("/somewhere/else")
+    (tmp_path / "new").mkdir()
+    assert named_path("new") == tmp_path / "new"
+    assert named_path("new", tmp_path.parent) == tmp_path.parent / "new"
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"ce": {}, "Ce": {}}, "has '(ce|Ce)' and '(ce|Ce)', which are one file on some systems: rename one"),
+        ({"-ce": {}}, "has the name '-ce', expected letters, digits"),
+        ({"a.b": {}}, r"has the name 'a\.b', expected"),
+        ({"a b": {}}, "has the name 'a b', expected"),
+        ({"a@b": {}}, "has the name 'a@b', expected"),
+        ({"${a}": {}}, "has the name .* expected"),
+        ({"": {}}, "has the name '', expected"),
+        ({"bäume": {}}, "has the name 'bäume', expected"),
+        ({True: {}}, "has the name True, expected"),
+        ({None: {}}, "has the name None, expected"),
+    ],
+)
+@pytest.mark.parametrize("section", ["datasets", "models", "losses", "runs"])
+def test_names_that_templates_or_file_systems_do_not_take(write, section, entries, message):
+    with pytest.raises(ValueError, match=rf"{section} of .*params\.yaml {message}"):
+        load_params(write(**{section: entries}))
+
+
+def test_a_name_twice_in_a_table_is_refused():
+    for key in ("models", "losses"):
+        table = {"models": ["unet"], "losses": ["ce"]}
+        table[key] *= 2
+        with pytest.raises(ValueError, match=rf"{key} of table 't' in params.yaml has the entry .* twice"):
+            grid_runs(PARAMS | {"tables": {"t": table}})
+
+
+@pytest.mark.parametrize("old", ["seeds: [0]", "seeds:\n- 0\n- 1", "seeds:\n  - 0\n\n  - 1", "seeds: [\n  0,\n]"])
+def test_a_section_is_replaced_and_nothing_else(old):
+    text = f"# one\n{old}\n\n# two\nruns: {{}}\n"
+    assert with_section(text, "seeds", "seeds: [3]") == "# one\nseeds: [3]\n\n# two\nruns: {}\n"
+    assert with_section(f"a: 1\n{old}", "seeds", "seeds: [3]\n") == "a: 1\nseeds: [3]\n"
+    with pytest.raises(ValueError, match="no line starts with `seed:`"):
+        with_section(text, "seed", "seed: 1")
+
+
+def test_a_file_is_written_whole_with_the_line_ends_of_unix(tmp_path):
+    write_file(tmp_path / "a/b.txt", "ä\nb\n")
+    assert (tmp_path / "a/b.txt").read_bytes() == "ä\nb\n".encode() and len([*(tmp_path / "a").iterdir()]) == 1
 
 
 # --- arrived

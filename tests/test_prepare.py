@@ -27,9 +27,9 @@ def content(folder):
 @contextmanager
 def reads(monkeypatch):
     "The positions of the pairs that are decoded meanwhile."
-    positions, real = [], datasets.read_pair
+    positions, real = [], datasets.read_resized
     with monkeypatch.context() as patch:
-        patch.setattr(datasets, "read_pair", lambda s, i, *size: (positions.append(i), real(s, i, *size))[1])
+        patch.setattr(datasets, "read_resized", lambda s, i, *size: (positions.append(i), real(s, i, *size))[1])
         yield positions
 
 
@@ -47,8 +47,8 @@ def test_threads_change_nothing_in_the_result(format, tmp_path):
 
 
 def test_two_pairs_are_read_at_the_same_time(folder, tmp_path, monkeypatch):
-    both, real = threading.Barrier(2, timeout=20), datasets.read_pair
-    monkeypatch.setattr(datasets, "read_pair", lambda *arguments: (both.wait(), real(*arguments))[1])
+    both, real = threading.Barrier(2, timeout=20), datasets.read_resized
+    monkeypatch.setattr(datasets, "read_resized", lambda *arguments: (both.wait(), real(*arguments))[1])
     prepare(open_source("folder", folder), tmp_path / "cache", 18, 24, threads=2)
 
 
@@ -137,7 +137,7 @@ def test_a_changed_source_is_read_again_and_named(folder, tmp_path, monkeypatch,
     with reads(monkeypatch) as decoded:
         prepare(source, tmp_path / "cache", 18, 24)
     assert sorted(decoded) == list(range(10))
-    assert f"labels/06.png or its image has changed since {tmp_path}/cache was prepared" in capsys.readouterr().out
+    assert f"labels/06.png or its image has changed, since {tmp_path}/cache was prepared" in capsys.readouterr().out
     prepare(source, tmp_path / "fresh", 18, 24)
     assert content(tmp_path / "cache") == content(tmp_path / "fresh")
 
@@ -176,13 +176,13 @@ def test_a_source_that_changed_after_the_kill_is_read_from_there(folder, tmp_pat
     with reads(monkeypatch) as decoded:
         prepare(source, tmp_path / "cache", 18, 24)
     assert sorted(decoded) == list(range(2, 10))
-    assert "labels/02.png or its image has changed since" in capsys.readouterr().out
+    assert "labels/02.png or its image has changed, since" in capsys.readouterr().out
     prepare(source, tmp_path / "fresh", 18, 24)
     assert content(tmp_path / "cache") == content(tmp_path / "fresh")
 
 
 def test_each_image_is_in_the_journal_before_the_next_is_read(folder, tmp_path, monkeypatch):
-    journal, real = tmp_path / "cache.tmp" / "journal.jsonl", datasets.read_pair
+    journal, real = tmp_path / "cache.tmp" / "journal.jsonl", datasets.read_resized
 
     def read_pair(source, index, *size):
         deadline = time.time() + 10
@@ -191,7 +191,7 @@ def test_each_image_is_in_the_journal_before_the_next_is_read(folder, tmp_path, 
             time.sleep(0.001)
         return real(source, index, *size)
 
-    monkeypatch.setattr(datasets, "read_pair", read_pair)
+    monkeypatch.setattr(datasets, "read_resized", read_pair)
     prepare(open_source("folder", folder), tmp_path / "cache", 18, 24, threads=1)
 
 

@@ -165,6 +165,24 @@ def test_a_score_that_is_missing_is_no_number(results):
     assert readable(with_paper(values.reset_index(), 1), ["miou_tail"])["tail"][0].startswith(" [")
 
 
+@pytest.mark.filterwarnings("error")
+def test_two_classes_leave_the_medium_group_without_a_number(results):
+    for run in PARAMS["runs"]:
+        with np.load(results / "runs" / f"{run}.npz") as arrays:
+            np.savez(results / "runs" / f"{run}.npz", counts=arrays["counts"][:, :2])
+        file = results / "runs" / f"{run}.json"
+        result = json.loads(file.read_text())
+        file.write_text(json.dumps(result | {"test": result["test"] | {"miou_medium": None}}))
+    statistics = {"statistics": {"train": {"class_pixels": [300, 200]}}}
+    (results / "datasets" / "oxford_pet.json").write_text(json.dumps(statistics))
+    values = table_values(PARAMS, "table1", results).set_index(["loss", "metric"])
+    for metric in ("miou_medium", "miou_medium_gain"):
+        assert values.loc["pat-inverse", metric][["value", "low", "high"]].isna().all()
+    for group in ("tail", "head"):
+        assert values.loc["ce", f"miou_{group}"][["value", "low", "high"]].notna().all()
+    assert set(readable(with_paper(values.reset_index(), 1), ["miou_medium"])["medium"]) == {""}
+
+
 def test_captions_say_what_was_trained():
     said = setting(PARAMS, "table1")
     for words in ("segnet (width 8)", "oxford_pet", "20 epochs", "2 seeds", "images and seeds"):

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,11 @@ import yaml
 from lightning_fabric import Fabric
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.data import BatchSampler, RandomSampler
+from tqdm import tqdm
 
 import pat
+from pat.datasets import Prepared
 from pat.metrics import iou, nanmean
 from pat.models import build_model
 from pat.training import (
@@ -32,6 +36,7 @@ from pat.training import (
     fit,
     image_counts,
     loader,
+    logits_of,
     main,
     save_checkpoint,
     to_device,
@@ -97,10 +102,10 @@ def test_missing_settings_are_all_named():
 
 def test_shuffled_batches_hold_every_training_image_once(scenes):
     generator = torch.Generator().manual_seed(3)
-    epochs = [list(loader(scenes, "train", 5, generator)) for _ in range(2)]
+    epochs = [list(loader(scenes, "train", 6, generator)) for _ in range(2)]
     members = scenes.meta["splits"]["train"]
     for epoch in epochs:
-        assert [len(images) for images, _ in epoch] == [5, 5, 5, 1]
+        assert [len(images) for images, _ in epoch] == [6, 6, 4]
         rows = torch.cat([images.flatten(1) for images, _ in epoch]).tolist()
         assert sorted(rows) == sorted(scenes.images[members].reshape(16, -1).tolist())
     assert not torch.equal(epochs[0][0][0], epochs[1][0][0])
@@ -111,6 +116,102 @@ def test_image_and_label_stay_together(scenes):
         for image, label in zip(images, labels, strict=True):
             (row,) = (i for i in range(20) if np.array_equal(scenes.images[i], image))
             np.testing.assert_array_equal(scenes.labels[row], label)
+
+
+def tiny(train=1, val=1, test=1, height=32, width=48):
+    "Prepared noise of two classes: that many images in each split."
+    sizes, rng = {"train": train, "val": val, "test": test}, np.random.default_rng(0)
+    ends = np.cumsum([0, *sizes.values()]).tolist()
+    splits = {name: list(range(*part)) for name, part in zip(sizes, pairwise(ends), strict=True)}
+    shape, counts = (ends[-1], height, width), {"class_pixels": [9, 1], "class_images": [train, 1]}
+    meta = {"names": ["a", "b"], "ignore_index": 255, "source_sha256": "", "splits": splits}
+    meta["statistics"] = {"train": counts}
+    images, labels = (rng.integers(high, size=size, dtype=np.uint8) for high, size in ((256, (*shape, 3)), (2, shape)))
+    return Prepared(images, labels, meta)
+
+
+@pytest.mark.parametrize("batch_size", range(1, 8))
+def test_only_an_image_that_is_left_over_alone_is_left_out(batch_size):
+    "All else is the same, batch by batch: in the order that the generator gives, the last batch as large as it is."
+    for n in range(1, 17):
+        data = tiny(train=n, height=1, width=1)
+        data.images[:n] = np.arange(n, dtype=np.uint8).reshape(n, 1, 1, 1)
+        generator, twin = (torch.Generator().manual_seed(n) for _ in range(2))
+        for _ in range(2):
+            epoch = [images[:, 0, 0, 0].tolist() for images, _ in loader(data, "train", batch_size, generator)]
+            whole = list(BatchSampler(RandomSampler(range(n), generator=twin), batch_size, drop_last=False))
+            if batch_size > 1 and n > 1 and n % batch_size == 1:
+                whole.pop()
+            assert epoch == whole
+        assert torch.equal(generator.get_state(), twin.get_state())
+
+
+def test_every_image_has_its_turn_to_be_left_out():
+    data, generator = tiny(train=5, height=1, width=1), torch.Generator().manual_seed(0)
+    data.images[:5] = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1)
+    epochs = [{i for images, _ in loader(data, "train", 4, generator) for i in images[:, 0, 0, 0].tolist()}
+              for _ in range(50)]  # fmt: skip
+    assert {len(epoch) for epoch in epochs} == {4}
+    assert set.union(*({*range(5)} - epoch for epoch in epochs)) == {*range(5)}
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_counts_a_single_left_over_image(split):
+    data, model = tiny(val=5, test=5), build_model("unet", 2, width=2)
+    matrices, _ = evaluate(model, data, split, 4)
+    assert matrices.sum((1, 2)).tolist() == [32 * 48] * 5
+
+
+POOLED = ["smp/DeepLabV3/resnet18", "smp/DeepLabV3Plus/resnet18", "smp/PAN/resnet18", "smp/UPerNet/resnet18"]
+DEEP = {"name": "smp/Unet/resnet18"}  # its encoder makes 1 x 1 of 32 x 32 pixels
+
+
+def alone(model, **training):
+    return make_settings(**({"epochs": 1} | training)) | {"model": "mine", "model_options": model}
+
+
+@pytest.mark.parametrize("model", [*({"name": name} for name in POOLED), DEEP])
+def test_a_network_with_features_of_one_pixel_trains_where_one_image_is_left_over(tmp_path, model):
+    outcome = train(alone(model), tiny(train=5, height=32, width=32), tmp_path, progress=False)
+    assert math.isfinite(outcome["history"][0]["loss"])
+
+
+@pytest.mark.parametrize("model", [{"name": POOLED[1]}, {"name": POOLED[2]}, DEEP])
+@pytest.mark.parametrize(("batch_size", "images"), [(1, 3), (4, 1), (1, 1)])
+def test_such_a_network_says_at_once_that_it_cannot_train_with_one_image(tmp_path, model, batch_size, images):
+    said = f"model 'mine' cannot train with one image at a time, .*train.batch_size is {batch_size} for {images} "
+    trainer = build_trainer(alone(model, batch_size=batch_size), tiny(train=images, height=32, width=32))
+    with pytest.raises(ValueError, match=said):
+        train_epoch(trainer, bar := tqdm(disable=True))
+    assert bar.n == 0 and not trainer.optimizer.state  # no step was made
+    with pytest.raises(ValueError, match=said):
+        train(trainer.settings, trainer.data, tmp_path, progress=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["lock"]
+
+
+@pytest.mark.parametrize(("batch_size", "images"), [(1, 3), (4, 1)])
+def test_other_networks_train_with_one_image_at_a_time(tmp_path, batch_size, images):
+    settings = make_settings("unet", batch_size=batch_size)
+    outcome = train(settings, tiny(train=images), tmp_path, progress=False)
+    assert outcome["history"][2]["loss"] < outcome["history"][0]["loss"]
+
+
+def test_the_schedule_counts_the_steps_that_are_made(tmp_path):
+    trainer = build_trainer(make_settings(epochs=3), tiny(train=9))
+    assert len(trainer.batches) == 2 and trainer.scheduler.T_max == 6
+    fit(trainer, tmp_path / "last.ckpt", progress=False)
+    assert trainer.scheduler.last_epoch == 6 and trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_other_errors_of_a_network_stay_as_they_are():
+    trainer = build_trainer(make_settings(batch_size=1), tiny(train=2))
+
+    def broken(images):
+        raise ValueError("something else")
+
+    trainer.model = broken
+    with pytest.raises(ValueError, match=r"^something else$"):
+        logits_of(trainer, torch.zeros(1, 3, 32, 48))
 
 
 @pytest.mark.parametrize("memory_format", [torch.channels_last, torch.contiguous_format])
@@ -358,6 +459,7 @@ def test_killed_run_ends_as_if_nothing_had_happened(killed, outcome, scenes, mon
         ("former loss", r"loss_options\.epsilon is 0\.1 instead of nothing"),
         ("data", "the data are others"),
         ("split", "the data are others"),
+        ("meaning of the labels", "the data are others"),
     ],
 )
 def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, capsys, change, said):
@@ -372,6 +474,14 @@ def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, caps
     elif change == "split":
         splits = scenes.meta["splits"]
         data = replace(scenes, meta=scenes.meta | {"splits": splits | {"train": splits["train"][:-4]}})
+    elif change == "meaning of the labels":  # the same files, read in another way
+        swapped = scenes.labels.copy()
+        swapped[scenes.labels == 0], swapped[scenes.labels == 1] = 1, 0
+        statistics = {}
+        for split, counted in scenes.meta["statistics"].items():
+            first, second, *rest = counted["class_pixels"]
+            statistics[split] = counted | {"class_pixels": [second, first, *rest]}
+        data = replace(scenes, labels=swapped, meta=scenes.meta | {"statistics": statistics})
     elif change == "data":
         data = replace(scenes, images=255 - scenes.images, meta=scenes.meta | {"source_sha256": "other"})
     fresh = train(settings, data, tmp_path / "fresh", progress=False)
@@ -474,7 +584,7 @@ def test_without_nan_reaches_every_depth():
 # --- check_params
 
 GOOD = {
-    "profile": "tiny",
+    "profile": "sample",
     "root": ".",
     "params_file": "params.yaml",
     "datasets": {"scenes": {"format": "folder", "path": "data/scenes", "height": 32, "width": 48, "split": "paper"}},
@@ -487,8 +597,9 @@ GOOD = {
 }
 
 
-def params_file(tmp_path, section="profile", value="tiny"):
+def params_file(tmp_path, section="profile", value="sample"):
     file = tmp_path / "params.yaml"
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     file.write_text(yaml.safe_dump(GOOD | {section: value}))
     return file
 
@@ -595,7 +706,7 @@ def test_good_params_are_counted(tmp_path, capsys):
     file = params_file(tmp_path)
     assert check_params(file) == GOOD
     main([str(file)])
-    assert capsys.readouterr().out == f"{file}: 1 runs, all names and options exist\n"
+    assert capsys.readouterr().out == "params.yaml: 1 runs, all names and options exist\n"
 
 
 def test_missing_params_file(tmp_path):
