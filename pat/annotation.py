@@ -762,14 +762,14 @@ def doubt_about(
 def check_occurring(
     legend: Legend | None,  # None in a published dataset, which needs no check
     counts: np.ndarray,  # (N, C) pixels of each class in each label map
-    pixels: int,  # of a label map
+    pixels: int | np.ndarray,  # of a label map, or (N,) of each: those that show its image
 ) -> None:
     "`ValueError` where void stands for a class in all label maps; a warning where it may."
     absent = pixels - counts.sum(1)
     if legend is None or not absent.any():
         return
     occurring = np.flatnonzero(counts.sum(0)).tolist()
-    void = f"{absent.mean() / pixels:.1%} of the pixels are void, in {(absent > 0).sum()} of {len(counts)} images"
+    void = f"{absent.mean() / np.mean(pixels):.1%} of the pixels are void, in {(absent > 0).sum()} of {len(counts)} images"
     if len(occurring) < 2 and not legend.said:
         raise ValueError(only_class(legend, occurring, void))
     if doubt := doubt_about(legend, counts > 0, absent > 0):

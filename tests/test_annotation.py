@@ -974,3 +974,15 @@ def test_whichever_byte_of_a_file_is_wrong_an_error_names_it(format, lzw, tmp_pa
 
 def test_reading_one_pair_tells_what_the_journal_notes(make):
     assert list(read_pair(open_source("folder", make(BINARY)), 0, H, W)[2]) == ["sha256"]
+
+
+@pytest.mark.parametrize("resize", ["pad", "crop"])
+def test_what_is_put_around_an_image_is_no_void(make, tmp_path, resize):
+    "Not in the numbers of a warning, and not as a reason for one."
+    source = lambda about, label: open_source("folder", make(about, label))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(source(THREE, truth), tmp_path / "cache", 18, 40, resize=resize, threads=1)
+        prepare(source(BINARY, lambda i: truth(i) * 0), tmp_path / "one", 18, 40, resize=resize, threads=1)
+    with pytest.raises(ValueError, match=r"only class 'background' occurs .* 50\.0% of the pixels are void"):
+        prepare(source(BINARY, lambda i: truth(i) * 255), tmp_path / "void", 18, 40, resize=resize, threads=1)
