@@ -7,10 +7,11 @@ __all__ = ['VOID', 'HEX', 'OKABE_ITO', 'KEYS', 'LIMIT', 'TURNS', 'BACK', 'LOSSLE
            'check_name', 'check_names', 'packed', 'unpacked', 'label_key', 'label_keys', 'label_classes', 'labels_line',
            'known_labels', 'default_colours', 'usual_ids', 'usual_colours', 'check_keys', 'check_groups',
            'class_colours', 'read_legend', 'named', 'Opened', 'stored_depth', 'orientation', 'open_image', 'stored',
-           'shown', 'aligned', 'check_one_page', 'check_photo', 'rgb_image', 'lossy_webp', 'check_lossless',
-           'packed_pixels', 'palette_colours', 'grey_values', 'label_values', 'Decoded', 'Pair', 'FilePair', 'digest',
-           'as_colours', 'alike', 'what_counts', 'colour_names', 'remedy', 'what_is_unknown', 'refuse_unknown',
-           'look_up', 'to_classes', 'journal_notes', 'Palettes', 'refuse_palettes', 'only_class', 'check_occurring']
+           'shown', 'which_way', 'of_one_size', 'aligned', 'check_one_page', 'check_photo', 'rgb_image', 'lossy_webp',
+           'check_lossless', 'packed_pixels', 'palette_colours', 'grey_values', 'label_values', 'Decoded', 'Pair',
+           'FilePair', 'digest', 'as_colours', 'alike', 'what_counts', 'colour_names', 'remedy', 'what_is_unknown',
+           'refuse_unknown', 'look_up', 'to_classes', 'journal_notes', 'contradiction', 'refuse_palettes', 'Palettes',
+           'only_class', 'doubt_about', 'check_occurring']
 
 # %% ../nbs/06_annotation.ipynb #29bbf1e9
 import colorsys
@@ -107,7 +108,7 @@ def label_key(key: Any, file: Path) -> int:
         raise ValueError(f"{file} has the key {key!r} in labels, expected {expected}")
     return key
 
-
+# %% ../nbs/06_annotation.ipynb #0a8ddd9a
 def label_keys(labels: Any, file: Path) -> list[int]:
     "The keys of `labels` as numbers. `ValueError` names what is none, of another kind than the others, or twice."
     if not isinstance(labels, dict) or not labels:
@@ -202,7 +203,7 @@ def check_keys(meta: Any, file: Path) -> None:
     if not isinstance(meta.get("label_suffix", ""), str):
         raise ValueError(f"{file} has label_suffix {meta['label_suffix']!r}, expected a text such as _mask")
 
-
+# %% ../nbs/06_annotation.ipynb #3beec98e
 def check_groups(groups: Any, file: Path) -> None:
     "`ValueError` unless `groups` is a regular expression, or the file and the column of a table."
     table = isinstance(groups, dict) and set(groups) == {"file", "column"} and all(map(str, groups.values()))
@@ -283,7 +284,7 @@ class Opened(NamedTuple):
     orientation: int = 1  # EXIF's, 1 to 8
     pages: int = 1
 
-
+# %% ../nbs/06_annotation.ipynb #566b3d3f
 def stored_depth(image: Image.Image) -> tuple[str, int | None]:  # `rawmode` and `levels` of `Opened`
     "How the file of an image that is not loaded stores a pixel."
     tile = next(iter(getattr(image, "tile", [])), None)
@@ -340,25 +341,44 @@ def shown(opened: Opened) -> Image.Image:
         return opened.image
     return opened.image.transpose(Image.Transpose[TURNS[opened.orientation]])
 
+# %% ../nbs/06_annotation.ipynb #455067a6
+def which_way(
+    fits: list[str],  # "turn", "stored": by which of them photo and label map have one size
+    exif: str | None,  # "turn" or "stored" if dataset.yaml says it, else "sizes"
+    what: str,  # which orientations they have, for the message
+) -> str:
+    "`turn` or `stored`. `ValueError` says what dataset.yaml lacks, or what the sizes contradict."
+    said = exif in ("turn", "stored")
+    if said and fits and exif not in fits:
+        raise ValueError(f"{what}; their sizes fit by `exif: {fits[0]}` only, but dataset.yaml says `exif: {exif}`")
+    if not said and len(fits) == 2:
+        lines = "`exif: turn` if labels were drawn on the photo as shown, `exif: stored` if on its pixels as stored"
+        raise ValueError(f"{what}, and their sizes do not tell whether to turn it: write into dataset.yaml {lines}")
+    return str(exif) if said else (fits or ["stored"])[0]
+
+# %% ../nbs/06_annotation.ipynb #bbefb9ea
+def of_one_size(image: Image.Image, label: Image.Image, pair: "FilePair") -> tuple[Image.Image, Image.Image]:
+    "Both, or a `ValueError` that names the files of `pair` if their sizes differ."
+    if image.size != label.size:
+        told = f"{pair.label} is {label.size} pixels (width, height), its image {pair.image} is {image.size}"
+        raise ValueError(told)
+    return image, label
+
 # %% ../nbs/06_annotation.ipynb #c0b20742
 def aligned(
     photo: Opened,
     label: Opened,
-    exif: str | None,  # of dataset.yaml: "turn", "stored", or None
-    pair: "FilePair",  # for the message
+    pair: "FilePair",  # for `exif` and for the message
 ) -> tuple[Image.Image, Image.Image]:
-    "Photo and label map, the same way up. `ValueError` says what dataset.yaml lacks, or what sizes contradict."
+    "Photo and label map, the same way up. `ValueError` if it cannot be told, or if they are of different sizes."
     if photo.orientation == label.orientation == 1:
-        return photo.image, label.image
+        return of_one_size(photo.image, label.image, pair)
     ways = {"turn": (shown(photo), shown(label)), "stored": (stored(photo), stored(label))}
     fits = [way for way, (one, other) in ways.items() if one.size == other.size]
     what = f"{pair.image} has EXIF orientation {photo.orientation}, its label {pair.label} {label.orientation}"
-    if exif and fits and exif not in fits:
-        raise ValueError(f"{what}; their sizes fit by `exif: {fits[0]}` only, but dataset.yaml says `exif: {exif}`")
-    if not exif and len(fits) == 2 and photo.orientation != label.orientation:
-        lines = "`exif: turn` if labels were drawn on the photo as shown, `exif: stored` if on its pixels as stored"
-        raise ValueError(f"{what}, and their sizes do not tell whether to turn it: write into dataset.yaml {lines}")
-    return ways[exif or (fits or ["stored"])[0]]
+    if photo.orientation == label.orientation and pair.exif == "sizes":
+        fits = fits[:1]  # both ways are right
+    return of_one_size(*ways[which_way(fits, pair.exif, what)], pair)
 
 # %% ../nbs/06_annotation.ipynb #4afcdd78
 def check_one_page(file: Path, opened: Opened) -> None:
@@ -402,7 +422,7 @@ def lossy_webp(content: bytes) -> bool:
         at += 8 + (length := int.from_bytes(content[at + 4 : at + 8], "little")) + length % 2
     return False
 
-
+# %% ../nbs/06_annotation.ipynb #a61e4ec3
 def check_lossless(file: Path, opened: Opened, content: bytes) -> None:
     "`ValueError` names `file` if it is stored in a way that does not keep values."
     packing = opened.image.info.get("compression") if opened.format == "TIFF" else None
@@ -505,14 +525,11 @@ class FilePair(NamedTuple):
     def decode(self, contents: tuple[bytes, bytes]) -> Decoded:
         "RGB image and label values. `ValueError` names the file that is broken, does not fit or cannot be meant."
         own = self.exif is not None
-        photo, label = open_image(self.image, contents[0], own), open_image(self.label, contents[1], own)
+        photo, label = (open_image(*part, own) for part in zip(self[:2], contents, strict=True))
         check_lossless(self.label, label, contents[1])
         if own:
             check_photo(self.image, photo)
-        image, drawn = aligned(photo, label, None if self.exif == "sizes" else self.exif, self)
-        if image.size != drawn.size:
-            told = f"{self.label} is {drawn.size} pixels (width, height), its image {self.image} is {image.size}"
-            raise ValueError(told)
+        image, drawn = aligned(photo, label, self)
         return Decoded(rgb_image(self.image, image), *label_values(self.label, label, drawn))
 
 # %% ../nbs/06_annotation.ipynb #e0b2291e
@@ -565,7 +582,7 @@ def colour_names(colours: Iterable[int]) -> list[str]:
     "Colours as dataset.yaml says them."
     return ["transparent" if colour == TRANSPARENT else f"#{colour:06x}" for colour in colours]
 
-
+# %% ../nbs/06_annotation.ipynb #dd53e5ac
 def remedy(
     unknown: list[int],  # values or colours that are no class, the most frequent first
     ids: dict[int, int],  # those that are
@@ -634,7 +651,7 @@ def look_up(values: np.ndarray, ids: dict[int, int]) -> np.ndarray:  # (H, W) in
     at = np.searchsorted(keys, values).clip(max=len(keys) - 1)
     return np.where(keys[at] == values, classes[at], np.int16(-1))
 
-
+# %% ../nbs/06_annotation.ipynb #b6ef3929
 def to_classes(
     values: np.ndarray,  # (H, W) uint8 or uint16 values, or uint32 colours
     ids: dict[int, int],  # what they mean
@@ -663,34 +680,23 @@ def journal_notes(
     colours = zip(used, decoded.palette[used].tolist(), strict=True)
     return {"palette": {str(value): f"#{colour:06x}" for value, colour in colours if colour != TRANSPARENT}}
 
-# %% ../nbs/06_annotation.ipynb #6807cd18
-@dataclass
-class Palettes:
-    "Compares the palettes of label maps, one after the other."
-
-    legend: Legend | None  # None in a published dataset, which has no palettes to compare
-    first: dict[str, tuple[str, str]] = field(default_factory=dict)  # number -> its colour, and where it was seen first
-    warned: bool = False
-
-    def conflict(self, legend: Legend, name: str, value: str, colour: str) -> str | None:
-        "What contradicts that `value` has this colour in `name`, if something does."
-        before, where = self.first.setdefault(value, (colour, name))
-        if before != colour:
-            return f"number {value} has the colour {colour} in {name}, and {before} in {where}"
-        said, meant = legend.ids.get(int(value), VOID), legend.colour_ids.get(int(colour[1:], 16), VOID)
-        if VOID in (said, meant) or said == meant:
-            return None
-        one, other = legend.names[said], legend.names[meant]
-        return f"number {value}, class {one!r}, has in {name} the colour {colour}, which is class {other!r}"
-
-    def add(self, name: Path | str, palette: dict[str, str]) -> None:
-        "`ValueError` if a number has another colour than elsewhere; a warning if `labels` says that numbers count."
-        if (legend := self.legend) is None or self.warned:
-            return
-        found = [self.conflict(legend, str(name), value, colour) for value, colour in palette.items()]
-        if problem := next(filter(None, found), None):
-            self.warned = True
-            refuse_palettes(legend, {colour for colour, _ in self.first.values()} | {*palette.values()}, problem)
+# %% ../nbs/06_annotation.ipynb #ba04f970
+def contradiction(
+    legend: Legend,
+    first: dict[str, tuple[str, str]],  # number -> its colour, and the label map where it was seen first
+    name: str,  # of a label map
+    value: str,
+    colour: str,  # of `value` in it
+) -> str | None:
+    "What contradicts that a number has a colour, if something does. Otherwise it is noted in `first`."
+    before, where = first.setdefault(value, (colour, name))
+    if before != colour:
+        return f"number {value} has the colour {colour} in {name}, and {before} in {where}"
+    said, meant = legend.ids.get(int(value), VOID), legend.colour_ids.get(int(colour[1:], 16), VOID)
+    if VOID in (said, meant) or said == meant:
+        return None
+    one, other = legend.names[said], legend.names[meant]
+    return f"number {value}, class {one!r}, has in {name} the colour {colour}, which is class {other!r}"
 
 # %% ../nbs/06_annotation.ipynb #f61b41e3
 def refuse_palettes(legend: Legend, colours: set[str], problem: str) -> None:
@@ -704,6 +710,24 @@ def refuse_palettes(legend: Legend, colours: set[str], problem: str) -> None:
     todo = " (a class or void in place of CLASS)" * ("CLASS" in by_colour)
     ways = f"to read colours, write {by_colour}{todo}; to read numbers, write {by_number}"
     raise ValueError(f"{problem}: palettes differ, and their numbers are no classes. In {legend.file}, {ways}")
+
+# %% ../nbs/06_annotation.ipynb #6807cd18
+@dataclass
+class Palettes:
+    "Compares the palettes of label maps, one after the other."
+
+    legend: Legend | None  # None in a published dataset, which has no palettes to compare
+    first: dict[str, tuple[str, str]] = field(default_factory=dict)  # of `contradiction`
+    warned: bool = False
+
+    def add(self, name: Path | str, palette: dict[str, str]) -> None:
+        "`ValueError` if a number has another colour than elsewhere; a warning if `labels` says that numbers count."
+        if (legend := self.legend) is None or self.warned:
+            return
+        found = [contradiction(legend, self.first, str(name), *entry) for entry in palette.items()]
+        if problem := next(filter(None, found), None):
+            self.warned = True
+            refuse_palettes(legend, {colour for colour, _ in self.first.values()} | {*palette.values()}, problem)
 
 # %% ../nbs/06_annotation.ipynb #041dc024
 def only_class(legend: Legend, occurring: list[int], void: str) -> str:
@@ -719,25 +743,34 @@ def only_class(legend: Legend, occurring: list[int], void: str) -> str:
     this_way = f"if {value} is a class, as in masks of 0 and 255, write {labels_line(pair)}"
     return f"{told}: {this_way}; if it is void, write {other_way}"
 
+# %% ../nbs/06_annotation.ipynb #4195808f
+def doubt_about(
+    legend: Legend,
+    seen: np.ndarray,  # (N, C) whether a label map holds a class
+    void: np.ndarray,  # (N,) whether it holds void
+) -> str | None:
+    "What is odd about the classes beside void, if something is."
+    never = [repr(name) for c, name in enumerate(legend.names) if not seen[:, c].any()]
+    if never and (len(never) > len(legend.names) - 2 or not legend.said):
+        return f"{', '.join(never)} never occurs in the label maps"
+    if len(legend.names) == 2 and not legend.said and not (seen[:, 1] & void).any():
+        held = f"{legend.names[1]!r} occurs in {seen[:, 1].sum()} others, never beside void"
+        return f"{held}: do some masks write it as the value of void?"
+    return None
+
 # %% ../nbs/06_annotation.ipynb #2e08ea71
 def check_occurring(
-    legend: Legend,
+    legend: Legend | None,  # None in a published dataset, which needs no check
     counts: np.ndarray,  # (N, C) pixels of each class in each label map
-    pixels: int,  # of a label map
+    pixels: int | np.ndarray,  # of a label map, or (N,) of each: those that show its image
 ) -> None:
     "`ValueError` where void stands for a class in all label maps; a warning where it may."
-    absent, seen = pixels - counts.sum(1), counts > 0
-    if not absent.any():
+    absent = pixels - counts.sum(1)
+    if legend is None or not absent.any():
         return
-    void = f"{absent.mean() / pixels:.1%} of the pixels are void, in {(absent > 0).sum()} of {len(counts)} images"
-    occurring, doubt = np.flatnonzero(seen.any(0)).tolist(), ""
+    occurring = np.flatnonzero(counts.sum(0)).tolist()
+    void = f"{absent.mean() / np.mean(pixels):.1%} of the pixels are void, in {(absent > 0).sum()} of {len(counts)} images"
     if len(occurring) < 2 and not legend.said:
         raise ValueError(only_class(legend, occurring, void))
-    never = [repr(name) for c, name in enumerate(legend.names) if c not in occurring]
-    if never and (len(occurring) < 2 or not legend.said):
-        doubt = f"{', '.join(never)} never occurs in the label maps, and {void}"
-    elif len(legend.names) == 2 and not legend.said and not (seen[:, 1] & (absent > 0)).any():
-        held = f"{legend.names[1]!r} occurs in {seen[:, 1].sum()} others, never beside void"
-        doubt = f"{void}, and {held}: do some masks write it as the value of void?"
-    if doubt:
-        warnings.warn(f"{legend.file}: {doubt}", stacklevel=2)
+    if doubt := doubt_about(legend, counts > 0, absent > 0):
+        warnings.warn(f"{legend.file}: {void}, and {doubt}", stacklevel=2)

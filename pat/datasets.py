@@ -11,9 +11,10 @@ __all__ = ['RESIZE', 'GREY', 'FORMATS', 'CAMVID', 'OXFORD_PET', 'CITYSCAPES', 'N
            'random_parts', 'nearest_cuts', 'group_parts', 'draw', 'separate_groups', 'official_parts', 'divide',
            'split_indices', 'picture_size', 'Layout', 'plan', 'joined', 'write_pair', 'by_threads', 'read_journal',
            'write_journal', 'what_changed', 'finished', 'empty_arrays', 'compare_palettes', 'fill', 'complete',
-           'describe', 'row_counts', 'what_decides', 'on_two_sides', 'join_groups', 'name_twins', 'warn_of_labels',
-           'keep_apart', 'redraw', 'prepare', 'prepare_dataset', 'Prepared', 'load_prepared', 'likely_format',
-           'image_names', 'usual_size', 'with_warnings', 'prepared_small', 'examine', 'outside_of', 'parse', 'main']
+           'describe', 'row_counts', 'shown_pixels', 'what_decides', 'on_two_sides', 'join_groups', 'name_twins',
+           'warn_of_labels', 'keep_apart', 'redraw', 'prepare', 'prepare_dataset', 'Prepared', 'load_prepared',
+           'likely_format', 'image_names', 'usual_size', 'with_warnings', 'prepared_small', 'examine', 'outside_of',
+           'parse', 'main']
 
 # %% ../nbs/07_datasets.ipynb #8a253e88
 import argparse
@@ -169,6 +170,9 @@ def read_resized(
     classes = Image.fromarray(to_classes(counted, ids, pair.label, names, decoded.palette))
     notes = journal_notes(decoded, counted, colours_meaning(source)) if source.legend else {}
     images, labels = (resized(part, height, width, resize, part is classes) for part in (decoded.image, classes))
+    if resize != "squeeze":  # void that was put around it, and is not in the file
+        blank = resized(Image.new("L", classes.size), height, width, resize, label=True)
+        notes |= {"shown": (blank == 0).sum((1, 2)).tolist()}
     return images, labels, {"sha256": digest(contents).hex(), **notes}
 
 # %% ../nbs/07_datasets.ipynb #f3028633
@@ -784,7 +788,7 @@ def describe(
     "What is known about prepared arrays, with a hash of all that was read. `ValueError` if labels cannot be meant."
     counts, pixels = row_counts(lines), layout.height * layout.width
     if source.legend:
-        check_occurring(source.legend, counts, pixels)
+        check_occurring(source.legend, counts, shown_pixels(lines, pixels))
     splits = {name: [row for index in members for row in layout.rows(index)] for name, members in splits.items()}
     hashes = hashlib.sha256(b"".join(bytes.fromhex(line["sha256"]) for line in lines))
     return {
@@ -801,6 +805,12 @@ def describe(
 def row_counts(lines: list[dict]) -> np.ndarray:  # (rows, C)
     "Pixels of each class in each row of the arrays, from the journal, whose lines are images."
     return np.concatenate([np.atleast_2d(line["pixels"]) for line in lines])
+
+
+def shown_pixels(lines: list[dict], pixels: int) -> np.ndarray:  # (rows,)
+    "Pixels of each row that show its image: all `pixels`, unless something was put around it."
+    rows = [np.broadcast_to(line.get("shown", pixels), len(np.atleast_2d(line["pixels"]))) for line in lines]
+    return np.concatenate(rows)
 
 
 def what_decides(source: Source, layout: Layout) -> dict:

@@ -165,7 +165,7 @@ def read_text(path: Path, name: str | Path) -> str:
         where = f"byte {byte:#04x} at position {error.start}, in line {line}"
         raise ValueError(f"{name} is not UTF-8 ({where}): save it with the encoding UTF-8") from None
 
-
+# %% ../nbs/05_params.ipynb #e3faf352
 def read_yaml(
     path: Path,
     name: str | Path | None = None,  # what to call the file in the error; its path if not said

@@ -292,7 +292,7 @@ def test_other_masks_that_lose_a_class(make, about, label, message):
 
 def test_a_class_in_place_of_which_void_stands_is_warned_of(make):
     with pytest.warns(
-        UserWarning, match=r"'c' never occurs in the label maps, and 33\.\d% of the pixels are void, in 10"
+        UserWarning, match=r"33\.\d% of the pixels are void, in 10 .* 'c' never occurs"
     ):
         prepared(make(THREE, lambda i: np.array([0, 1, 255], np.uint8)[truth(i, 3)]))
 
@@ -319,7 +319,7 @@ def test_void_that_is_meant(make, about, label):
 
 def test_one_class_and_void_that_labels_have_said(make):
     root = make({"labels": {0: "background", 1: "object", 255: "void"}}, lambda i: truth(i) * 255)
-    with pytest.warns(UserWarning, match=r"'object' never occurs in the label maps, and 50\.0%"):
+    with pytest.warns(UserWarning, match=r"50\.0% of the pixels are void, .* 'object' never occurs in the label maps"):
         prepared(root)
 
 
@@ -498,8 +498,8 @@ def test_lossy_label_maps_are_refused_whatever_their_name(kind, make):
     format, options = LOSSY[kind]
     if kind == "MPO":
         options = options | {"append_images": [Image.fromarray(truth(1))]}
-    told = rf"labels/00\.png is stored as {kind}, which does not keep the values .* as PNG; converting does not"
-    refused(make(BINARY, lambda i: content(Image.fromarray(truth(i)), format, **options)), told)
+    root = make(BINARY, lambda i: content(Image.fromarray(truth(i)), format, **options))
+    refused(root, rf"labels/00\.png is stored as {kind}, which does not keep the values .*; converting does not help")
 
 
 def test_lossy_webp_with_an_alpha_channel_is_found(make):
@@ -518,8 +518,7 @@ def test_a_png_that_was_a_jpeg(make, coloured):
         )
         return Image.open(io.BytesIO(content(image, "jpeg", quality=60)))
 
-    greys = r"\[1, 2, 199, 201, 203\], expected one of .0, 200."
-    found = r"\d+ colours that are no class: #.*, ..." if coloured else greys
+    found = r"\d+ colours that are no class: #.*, \.\.\." if coloured else r"\[1, 2, 199, 201, 203\], expected .*"
     cause = "so many often come from lossy compression such as JPEG, or from scaling that mixes neighbours"
     refused(make(about, label), f"holds {found}; {cause}")
 
@@ -943,7 +942,7 @@ def test_text_and_colour_profiles_above_pillows_limit(make):
     image = Image.fromarray(pixels(0, "RGB"))
     for options in ({"pnginfo": text}, {"icc_profile": bytes(2**21)}):
         raw = content(image, **options)
-        message = r"images/00\.png has more text or a larger colour profile than Pillow reads: export it without"
+        message = r"images/00\.png has more text or a larger colour profile than .*: export it without metadata"
         refused(make(BINARY, photo=lambda i, raw=raw: raw), message)
 
 
@@ -958,10 +957,9 @@ def test_own_files_that_are_broken_are_copied_again(make):
 @pytest.mark.parametrize("lzw", [False, True])
 @pytest.mark.parametrize("format", ["png", "tiff", "bmp", "gif", "webp"])
 def test_whichever_byte_of_a_file_is_wrong_an_error_names_it(format, lzw, tmp_path):
-    options = {"webp": {"lossless": True}, "tiff": {"compression": "tiff_lzw"} if lzw else {}}.get(format, {})
-    whole = content(
-        indexed(truth(0), COLOURS) if format not in ("webp",) else Image.fromarray(COLOURS[truth(0)]), format, **options
-    )
+    options = {"tiff": {"compression": "tiff_lzw" if lzw else None}, "webp": {"lossless": True}}.get(format, {})
+    image = Image.fromarray(COLOURS[truth(0)]) if format == "webp" else indexed(truth(0), COLOURS)
+    whole = content(image, format, **options)
     pair = FilePair(tmp_path / "a.jpg", tmp_path / "a.png", "sizes")
     rng = np.random.default_rng(0)
     for position in rng.permutation(len(whole))[:200]:
@@ -976,3 +974,15 @@ def test_whichever_byte_of_a_file_is_wrong_an_error_names_it(format, lzw, tmp_pa
 
 def test_reading_one_pair_tells_what_the_journal_notes(make):
     assert list(read_pair(open_source("folder", make(BINARY)), 0, H, W)[2]) == ["sha256"]
+
+
+@pytest.mark.parametrize("resize", ["pad", "crop"])
+def test_what_is_put_around_an_image_is_no_void(make, tmp_path, resize):
+    "Not in the numbers of a warning, and not as a reason for one."
+    source = lambda about, label: open_source("folder", make(about, label))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(source(THREE, truth), tmp_path / "cache", 18, 40, resize=resize, threads=1)
+        prepare(source(BINARY, lambda i: truth(i) * 0), tmp_path / "one", 18, 40, resize=resize, threads=1)
+    with pytest.raises(ValueError, match=r"only class 'background' occurs .* 50\.0% of the pixels are void"):
+        prepare(source(BINARY, lambda i: truth(i) * 255), tmp_path / "void", 18, 40, resize=resize, threads=1)
