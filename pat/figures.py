@@ -8,7 +8,6 @@ __all__ = ['figure_style', 'write_figure', 'text_figure', 'first_runs', 'leading
            'prediction_grid']
 
 # %% ../nbs/14_figures.ipynb #47f8fb80
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 
 from .datasets import load_prepared
 from .tables import load_dataset, pat_options, pat_rows
-from .params import extra, write_file
+from .params import extra, replacing, write_file
 
 with extra("repro"):
     import matplotlib.pyplot as plt
@@ -40,15 +39,12 @@ def write_figure(
     caption: str,  # Markdown; the report prints it below the figure
 ) -> None:
     "`name`.pdf, `name`.png and the caption in `name`.md."
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     for ending, metadata in (("pdf", {"CreationDate": None}), ("png", None)):
-        tmp = folder / f"{name}.tmp.{ending}"
-        fig.savefig(tmp, metadata=metadata)
-        os.replace(tmp, folder / f"{name}.{ending}")
-    write_file(folder / f"{name}.md", caption.strip() + "\n")
+        with replacing(Path(folder, f"{name}.{ending}")) as tmp:
+            fig.savefig(tmp, metadata=metadata)
+    write_file(Path(folder, f"{name}.md"), caption.strip() + "\n")
 
-
+# %% ../nbs/14_figures.ipynb #9f5660c7
 def text_figure(
     sentence: str,  # why there is nothing to draw
 ) -> Figure:

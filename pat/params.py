@@ -7,8 +7,8 @@ __all__ = ['TOP', 'ROOT', 'Name', 'PACKAGE', 'SECTIONS', 'RUN_KEYS', 'ALIKE', 'C
            'existing_folder', 'add_root', 'named_path', 'choose', 'whole_number', 'check_number', 'MissingExtra',
            'extra', 'profile_file', 'repeated_key', 'read_text', 'read_yaml', 'read_sections', 'check_case',
            'check_entries', 'check_seeds', 'load_params', 'project_of', 'expected_place', 'check_place', 'check_table',
-           'grid_runs', 'with_section', 'write_file', 'with_runs', 'write_runs', 'check_run', 'run_settings', 'arrived',
-           'main', 'run_command']
+           'grid_runs', 'with_section', 'replacing', 'write_file', 'with_runs', 'write_runs', 'check_run',
+           'run_settings', 'arrived', 'main', 'run_command']
 
 # %% ../nbs/05_params.ipynb #7e5d746b
 import argparse
@@ -211,7 +211,7 @@ def check_case(
         if (other := known.setdefault(name.lower(), name)) != name:
             raise ValueError(f"{where} has {other!r} and {name!r}, which are one file on some systems: rename one")
 
-
+# %% ../nbs/05_params.ipynb #c7b5d44d
 def check_entries(
     entries: object,  # what a section holds
     where: str,  # "losses of params.yaml", for the message
@@ -224,7 +224,7 @@ def check_entries(
             raise ValueError(f"{where} has the name {name!r}, expected letters, digits, - and _ only, no - in front")
     check_case(entries, where)
 
-
+# %% ../nbs/05_params.ipynb #e1ceacbc
 def check_seeds(seeds: object, name: str) -> None:
     "`ValueError` that names `name` unless `seeds` is a list of different whole numbers."
     if not isinstance(seeds, list) or not seeds or len(set(map(str, seeds))) < len(seeds):
@@ -256,7 +256,7 @@ def project_of(
     above = path.parent.resolve().parents[1:2]
     return above[0] if root == path.parent.resolve() and above and path.parent.parent.name == "profiles" else root
 
-
+# %% ../nbs/05_params.ipynb #8199856f
 def expected_place(
     file: str | Path,  # a params.yaml; a relative path starts at `ROOT`
 ) -> dict[str, str]:  # profile, root, params_file
@@ -335,17 +335,26 @@ def with_section(
         raise ValueError(f"no line starts with `{section}:`, expected the sections of the file in lines of their own")
     return text[: old.start()] + new.rstrip("\n") + "\n" + text[old.end() :]
 
-
-def write_file(
+# %% ../nbs/05_params.ipynb #62be5c02
+@contextmanager
+def replacing(
     path: str | Path,  # its folder is made if it is not there
-    text: str,
-) -> None:
-    "Write a text file under a temporary name, then rename it; the same bytes on every system."
+) -> Iterator[Path]:
+    "A block that writes to a temporary file, which becomes `path` at its end, and is gone if it fails."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    tmp = path.with_name(path.name + ".tmp")
-    tmp.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(tmp, path)
+    tmp = path.with_stem(path.stem + ".tmp")  # the ending stays: libraries choose the format by it
+    try:
+        yield tmp
+        os.replace(tmp, path)
+    finally:
+        tmp.unlink(missing_ok=True)
+
+
+def write_file(path: str | Path, text: str) -> None:
+    "Write a text file, whole or not at all; the same bytes on every system."
+    with replacing(path) as tmp:
+        tmp.write_text(text, encoding="utf-8", newline="\n")
 
 # %% ../nbs/05_params.ipynb #f7babba7
 def with_runs(
@@ -369,7 +378,7 @@ def write_runs(
     check_place(params, file)
     runs = grid_runs(params)
     try:
-        text = with_runs((ROOT / file).read_text(encoding="utf-8-sig"), runs)
+        text = with_runs(read_text(ROOT / file, file), runs)
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     write_file(ROOT / file, text)

@@ -4,16 +4,15 @@
 
 # %% auto #0
 __all__ = ['NORMALISATION', 'LETTERS', 'all_params', 'find_run', 'Seer', 'describe_run', 'seer_of_run', 'free', 'write_weights',
-           'read_weights', 'card', 'cell', 'percent', 'stretch', 'enlarged_classes', 'Piece', 'pieces', 'predict',
-           'upright', 'blended', 'with_legend', 'class_shares', 'output_names', 'save_image', 'look', 'shares_csv',
-           'look_at_all', 'find_seer', 'parse', 'main']
+           'read_weights', 'card_rows', 'card', 'cell', 'percent', 'stretch', 'enlarged_classes', 'Piece', 'pieces',
+           'predict', 'upright', 'blended', 'legend_of', 'with_legend', 'class_shares', 'output_names', 'save_image',
+           'look', 'shares_csv', 'look_at_all', 'find_seer', 'parse', 'main']
 
 # %% ../nbs/16_predict.ipynb #12d06a87
 import argparse
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from .annotation import existing, open_image, rgb_image, shown
 from .checkup import overlay
 from .datasets import fit_image, tiles
 from .models import rebuild
-from .params import ROOT, add_root, choose, extra, load_params, run_settings, write_file
+from .params import ROOT, add_root, choose, extra, load_params, replacing, run_settings, write_file
 from .tables import load_dataset, load_result
 from .training import load_trained, to_device
 
@@ -126,11 +125,9 @@ def write_weights(
 ) -> None:
     "The weights with what is known about them, and the same to read. `FileExistsError` for one that would be lost."
     free([folder / "model.safetensors", folder / "card.md"], overwrite)
-    folder.mkdir(parents=True, exist_ok=True)
-    tmp = folder / "model.safetensors.tmp"
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in seer.network.state_dict().items()}
-    save_file(state, tmp, metadata={"pat": json.dumps(seer.about)})
-    os.replace(tmp, folder / "model.safetensors")
+    with replacing(folder / "model.safetensors") as tmp:
+        save_file(state, tmp, metadata={"pat": json.dumps(seer.about)})
     write_file(folder / "card.md", card(seer.about))
 
 # %% ../nbs/16_predict.ipynb #411652a5
@@ -147,10 +144,10 @@ def read_weights(
     return Seer(rebuild(about["settings"]["model_options"], len(about["names"]), state), about)
 
 # %% ../nbs/16_predict.ipynb #9e69eacc
-def card(
+def card_rows(
     about: dict[str, Any],  # of a `Seer`
-) -> str:  # Markdown
-    "What the weights are, on a page."
+) -> dict[str, str]:
+    "What a card says of weights."
     settings, data, test = about["settings"], about["dataset"], about["test"]
     options = lambda entry: ", ".join(f"{key}: {value}" for key, value in entry.items())
     rows = {
@@ -164,8 +161,15 @@ def card(
     }  # fmt: skip
     if weights := settings["model_options"].get("encoder_weights"):
         rows["encoder"] = f"started from the weights {weights}, which have a licence of their own"
-    table = "".join(f"| {key} | {cell(value)} |\n" for key, value in rows.items())
-    named = zip(test["iou"].items(), about["colours"], strict=True)
+    return rows
+
+# %% ../nbs/16_predict.ipynb #41c06ccf
+def card(
+    about: dict[str, Any],  # of a `Seer`
+) -> str:  # Markdown
+    "What the weights are, on a page."
+    table = "".join(f"| {key} | {cell(value)} |\n" for key, value in card_rows(about).items())
+    named = zip(about["test"]["iou"].items(), about["colours"], strict=True)
     classes = "".join(f"| {cell(name)} | {colour} | {percent(iou)} |\n" for (name, iou), colour in named)
     heading = "| class | red, green, blue | test IoU |\n|:---|:---|:---|\n"
     return f"# {about['run']}\n\n| | |\n|:---|:---|\n{table}\n{heading}{classes}"
@@ -262,27 +266,35 @@ def blended(
 LETTERS = Path(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")  # it has letters of most alphabets
 
 # %% ../nbs/16_predict.ipynb #c3b89887
+def legend_of(
+    entries: list[tuple[str, list[int]]],  # text and colour of each
+    width: int,  # pixels that are there; it gets wider where one text needs more
+) -> Image.Image:
+    "A legend, in as many columns as fit."
+    size = max(11, round(width / 45))  # of letters, in pixels
+    font, step = ImageFont.truetype(LETTERS, size), int(1.5 * size)
+    column = max(int(font.getlength(text)) for text, _ in entries) + 3 * size
+    across = max(1, width // column)
+    legend = Image.new("RGB", (max(width, column), step * -(-len(entries) // across) + size), "white")
+    draw = ImageDraw.Draw(legend)
+    for k, (text, colour) in enumerate(entries):
+        x, y = k % across * column + size // 2, k // across * step + size // 2
+        draw.rectangle((x, y, x + size, y + size), fill=tuple(colour), outline="black")
+        draw.text((x + 1.5 * size, y + size / 2), text, "black", font, anchor="lm")
+    return legend
+
+# %% ../nbs/16_predict.ipynb #600ad49e
 def with_legend(
     picture: Image.Image,  # an overlay
     classes: np.ndarray,  # (H, W)
     about: dict[str, Any],  # of a `Seer`
 ) -> Image.Image:
     "`picture` above the classes that it shows, the largest first, with their colours and shares."
-    size = max(11, round(picture.width / 45))  # of letters, in pixels
-    font, step = ImageFont.truetype(LETTERS, size), int(1.5 * size)
-    shares = class_shares(classes, about["names"])
-    texts = [f"{name} {percent(share)}" for name, share in shares.items()]
-    column = max(int(font.getlength(text)) for text in texts) + 3 * size
-    across = max(1, picture.width // column)
-    below = step * -(-len(texts) // across) + size
-    sheet = Image.new("RGB", (max(picture.width, column), picture.height + below), "white")
+    colours, shares = dict(zip(about["names"], about["colours"], strict=True)), class_shares(classes, about["names"])
+    legend = legend_of([(f"{name} {percent(share)}", colours[name]) for name, share in shares.items()], picture.width)
+    sheet = Image.new("RGB", (legend.width, picture.height + legend.height), "white")
     sheet.paste(picture)
-    draw = ImageDraw.Draw(sheet)
-    for k, (name, text) in enumerate(zip(shares, texts, strict=True)):
-        x, y = k % across * column + size // 2, picture.height + k // across * step + size // 2
-        colour = tuple(about["colours"][about["names"].index(name)])
-        draw.rectangle((x, y, x + size, y + size), fill=colour, outline="black")
-        draw.text((x + 1.5 * size, y + size / 2), text, "black", font, anchor="lm")
+    sheet.paste(legend, (0, picture.height))
     return sheet
 
 # %% ../nbs/16_predict.ipynb #18d7ddc4
@@ -309,10 +321,9 @@ def output_names(
 
 # %% ../nbs/16_predict.ipynb #64547b4d
 def save_image(image: Image.Image, file: Path) -> None:
-    "Write a PNG under a temporary name, then rename it."
-    tmp = file.with_name(file.name + ".tmp")
-    image.save(tmp, "PNG")
-    os.replace(tmp, file)
+    "Write a PNG, whole or not at all."
+    with replacing(file) as tmp:
+        image.save(tmp)
 
 # %% ../nbs/16_predict.ipynb #441499fe
 def look(

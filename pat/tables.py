@@ -325,7 +325,7 @@ def options_text(options: dict) -> str:
     "The options of a model or a loss, but for its name: `width 8, levels 4`."
     return ", ".join(f"{key} {value}" for key, value in options.items() if key != "name") or "no options"
 
-
+# %% ../nbs/13_tables.ipynb #27626e65
 def setting(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`
@@ -341,7 +341,7 @@ def setting(
         f"best in bold, [95 % interval over test {scatter}]."
     )
 
-
+# %% ../nbs/13_tables.ipynb #547d1057
 def absent(table: str) -> str:
     "The sentence that stands where a table or figure of `table` would be."
     return f"This profile has no {table}."

@@ -9,8 +9,8 @@ __all__ = ['AUGMENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings'
            'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best', 'save_checkpoint',
            'read_checkpoint', 'differences', 'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state',
            'checkpoint_state', 'resume', 'begin_epoch', 'fit', 'score_best', 'train', 'without_nan', 'write_outcome',
-           'check_path', 'check_dataset', 'check_model', 'check_loss', 'check_tables', 'check_pipeline', 'check_params',
-           'main']
+           'check_path', 'check_dataset', 'check_model', 'check_loss', 'check_runs', 'check_tables', 'check_pipeline',
+           'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -40,7 +40,7 @@ from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model, rebuild
 from pat.params import (
     ROOT, add_root, check_number, check_place, choose, extra, grid_runs, load_params, named_path, project_of,
-    run_settings, whole_number,
+    replacing, run_settings, whole_number,
 )  # fmt: skip
 
 with extra("repro"):
@@ -455,10 +455,9 @@ def keep_best(
 
 # %% ../nbs/11_training.ipynb #1f13bdd9
 def save_checkpoint(fabric: Fabric, path: Path, state: dict) -> None:
-    "Write a checkpoint under a temporary name, then rename: a kill leaves the old one or the new one."
-    tmp = path.with_name(path.name + ".tmp")
-    fabric.save(tmp, state)
-    os.replace(tmp, path)
+    "Write a checkpoint: a kill leaves the old one or the new one."
+    with replacing(path) as tmp:
+        fabric.save(tmp, state)
 
 
 def read_checkpoint(
@@ -718,6 +717,17 @@ def check_loss(
     if value.ndim:
         raise ValueError(f"{where} gives a map of shape {tuple(value.shape)}, expected a scalar to train with")
 
+# %% ../nbs/11_training.ipynb #30fc94ba
+def check_runs(
+    params: dict,  # what `load_params` returns
+    file: str | Path,  # for the message
+) -> None:
+    "`ValueError` unless the runs are those that the tables ask for."
+    for run in params["runs"]:
+        run_settings(params, run)
+    if params["runs"] != grid_runs(params):
+        raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
+
 # %% ../nbs/11_training.ipynb #8ab87abb
 TABLES = ("table1", "table2", "table3", "released")  # that are drawn
 
@@ -736,10 +746,7 @@ def check_tables(
         names = (f"[{next(iter(params[section]))}]" for section in ("models", "losses"))
         example = "table1: {{models: {}, losses: {}}}".format(*names)
         raise ValueError(f"tables of {file} has no table1, which says what to train and to draw: write `{example}`")
-    for run in params["runs"]:
-        run_settings(params, run)
-    if params["runs"] != grid_runs(params):
-        raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
+    check_runs(params, file)
 
 # %% ../nbs/11_training.ipynb #74e26ed8
 def check_pipeline(

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from miniatures import draw, make_camvid, make_cityscapes, make_folder, make_nyuv2, make_oxford_pet
 from PIL import Image
 
-from pat import checkup, datasets
+from pat import annotation, checkup, datasets
 from pat.checkup import (
     WIDTH,
     Measured,
@@ -245,10 +245,17 @@ def test_what_stops_comes_first_and_a_warning_is_said_once(tmp_path):
 
 
 def test_the_frame_around_an_image_is_no_void(tmp_path):
-    assert checkup.FRAME == datasets.GREY
     root = write(tmp_path / "mine", [np.where(STRIPES, 255, 0), *[STRIPES] * 9], ignore_index=255)
     measured, _ = seen(root, tmp_path, height=48, width=24, resize="pad")
     assert measured.void.tolist() == [216] + [0] * 9 and measured.counts.sum(1).tolist() == [216] + [432] * 9
+
+
+def test_void_on_grey_is_void(tmp_path):
+    images = np.full((10, 18, 24, 3), annotation.GREY, np.uint8)
+    images[:, 0, 0] = np.arange(10)[:, None]  # else they are one picture
+    root = write(tmp_path / "mine", [np.where(STRIPES, 255, 0), *[STRIPES] * 9], images=images, ignore_index=255)
+    for resize in ("squeeze", "pad", "crop"):
+        assert seen(root, tmp_path, height=18, width=24, resize=resize)[0].void.tolist() == [216] + [0] * 9
 
 
 def test_a_frame_makes_no_pictures_alike(tmp_path):

@@ -323,7 +323,7 @@ def test_writing_the_runs_leaves_everything_else(write):
     assert re.sub(section, "", file.read_text()) == re.sub(section, "", before)
     once = file.read_text()
     write_runs(file)
-    assert file.read_text() == once and not [*file.parent.glob("*.tmp")]
+    assert file.read_text() == once and not [*file.parent.glob("*.tmp*")]
 
 
 @pytest.mark.parametrize("empty", ["runs: {}\n", "runs:\n  old: {dataset: a}\n\n  older: {dataset: b}\n"])

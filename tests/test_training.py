@@ -573,7 +573,7 @@ def test_json_comes_last(outcome, tmp_path):
     broken = outcome | {"cost": outcome["cost"] | {"seconds_per_epoch": math.inf}}
     with pytest.raises(ValueError, match="JSON compliant"):
         write_outcome(broken, tmp_path)
-    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.tmp"))
+    assert not list(tmp_path.rglob("*.json")) and not list(tmp_path.rglob("*.tmp*"))
 
 
 def test_without_nan_reaches_every_depth():
