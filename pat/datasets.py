@@ -461,6 +461,13 @@ def read_nyuv2(
 
 FORMATS["nyuv2"] = read_nyuv2
 
+# %% ../nbs/07_datasets.ipynb #c2b87c35
+OWN_SPLITS = (
+    "lists train.txt, val.txt and test.txt beside dataset.yaml, with the name of an image on each line; or folders "
+    "train/images, train/labels, val/images and so on. To keep images together (of a film, a patient), split: paper "
+    "with groups in dataset.yaml is enough"
+)
+
 # %% ../nbs/07_datasets.ipynb #4b7088f2
 def random_parts(
     members: Sequence[int],
@@ -471,7 +478,8 @@ def random_parts(
     order = np.random.default_rng(seed).permutation(members)
     parts = np.split(order, [round(cut * len(order)) for cut in np.cumsum(shares[:-1])])
     if not all(map(len, parts)):
-        raise ValueError(f"{len(order)} images are too few to split {' / '.join(map(str, shares))}")
+        told = f"{len(order)} images are too few to split {' / '.join(map(str, shares))} at random"
+        raise ValueError(f"{told}: add images, or say which train and which test, by {OWN_SPLITS}")
     return [sorted(part.tolist()) for part in parts]
 
 # %% ../nbs/07_datasets.ipynb #2bc19298
@@ -535,13 +543,6 @@ def separate_groups(source: Source, parts: dict[str, list[int]]) -> None:
         raise ValueError(f"{told}: {torn[0]} in {where}. Put each into one part, or correct groups in dataset.yaml")
 
 # %% ../nbs/07_datasets.ipynb #61845d77
-OWN_SPLITS = (
-    "lists train.txt, val.txt and test.txt beside dataset.yaml, with the name of an image on each line; or folders "
-    "train/images, train/labels, val/images and so on. To keep images together (of a film, a patient), split: paper "
-    "with groups in dataset.yaml is enough"
-)
-
-
 def official_parts(source: Source) -> dict[str, list[int]]:
     "The official split: train and test, and perhaps val. `ValueError` says what is missing and what to do."
     if source.official is None:

@@ -9,8 +9,8 @@ __all__ = ['AUGMENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings'
            'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best', 'save_checkpoint',
            'read_checkpoint', 'differences', 'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state',
            'checkpoint_state', 'resume', 'begin_epoch', 'fit', 'score_best', 'train', 'without_nan', 'write_outcome',
-           'check_path', 'check_dataset', 'check_model', 'check_loss', 'check_runs', 'check_tables', 'check_pipeline',
-           'check_params', 'main']
+           'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models', 'check_loss', 'check_runs',
+           'check_tables', 'check_pipeline', 'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -699,6 +699,38 @@ def check_model(
     except (ValueError, TypeError) as error:
         raise ValueError(f"{where}: {error}") from None
 
+# %% ../nbs/11_training.ipynb #3c8f6fa4
+def check_batch(
+    options: dict,  # an entry of `models`
+    batch_size: int,
+    height: int,  # pixels of the images
+    width: int,
+    where: str,  # for the message
+) -> None:
+    "`ValueError` unless the model takes a batch of training images of this size."
+    untrained, n = {key: value for key, value in options.items() if key != "encoder_weights"}, min(batch_size, 2)
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device):
+                build_model(classes=2, **untrained)(torch.zeros(n, 3, height, width))
+            return
+        except (AssertionError, RuntimeError, ValueError) as error:
+            said = str(error)
+    todo = "; expected train.batch_size of 2 or more" * ("more than 1 value per channel" in said)
+    raise ValueError(f"{where} cannot train with {height}x{width} pixels, {batch_size} images at a time: {said}{todo}")
+
+# %% ../nbs/11_training.ipynb #d0c1088c
+def check_models(
+    params: dict,  # what `load_params` returns
+    file: str | Path,  # for the message
+) -> None:
+    "`ValueError` that names a model which cannot be built, or which cannot train with the images of a dataset."
+    for model, options in params["models"].items():
+        check_model(options, f"model {model!r} in {file}")
+        for name, data in params["datasets"].items():
+            size = params["train"]["batch_size"], data["height"], data["width"]
+            check_batch(options, *size, f"model {model!r} in {file}, on dataset {name!r},")
+
 # %% ../nbs/11_training.ipynb #35d77200
 def check_loss(
     options: dict,  # an entry of `losses`
@@ -780,8 +812,7 @@ def check_params(
         train_settings(params["train"])
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
-    for model, options in params["models"].items():
-        check_model(options, f"model {model!r} in {file}")
+    check_models(params, file)
     for loss, options in params["losses"].items():
         check_loss(options, f"loss {loss!r} in {file}")
     check_tables(params, file)

@@ -29,6 +29,7 @@ from pat.metrics import iou, nanmean
 from pat.models import build_model
 from pat.training import (
     build_trainer,
+    check_batch,
     check_params,
     cost,
     differences,
@@ -700,6 +701,36 @@ def test_params_that_cannot_be(tmp_path, section, value, message):
         check_params(file)
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         main([str(file)])
+
+
+@pytest.mark.parametrize(
+    ("model", "batch_size", "said"),
+    [
+        ({"name": POOLED[0]}, 1, "1 images at a time: Expected more than 1 value .* train.batch_size of 2 or more"),
+        ({"name": "unet", "in_channels": 1}, 4, "4 images at a time: .* 3 channels"),
+        ({"name": "smp/Unet/tu-swin_tiny_patch4_window7_224", "img_size": [64, 64]}, 4, r".*\(64\)"),
+    ],
+)
+def test_a_model_that_cannot_train_with_the_images_is_refused_before_anything_is_read(
+    tmp_path, model, batch_size, said
+):
+    file = params_file(tmp_path, "models", {"segnet": GOOD["models"]["segnet"], "unet": model})
+    file.write_text(file.read_text().replace("batch_size: 4", f"batch_size: {batch_size}"))
+    where = r"model 'unet' in .*params\.yaml, on dataset 'scenes', cannot train with 32x48 pixels, "
+    with pytest.raises(ValueError, match=where + f".*{said}"):
+        check_params(file)
+
+
+def test_what_needs_values_is_tried_with_some(monkeypatch):
+    calls = []
+
+    def reads_values(x):
+        calls.append(x.device.type)
+        return x if x.sum().item() == 0 else None
+
+    monkeypatch.setattr(pat.training, "build_model", lambda **options: reads_values)
+    check_batch({"name": "mine"}, 8, 2, 3, "model 'mine'")
+    assert calls == ["meta", "cpu"]
 
 
 def test_good_params_are_counted(tmp_path, capsys):
