@@ -19,7 +19,16 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from pat.params import ROOT, load_params, run_settings
-from pat.predict import enlarged_classes, find_run, main, output_names, predict, read_weights, seer_of_run, with_legend
+from pat.predict import (
+    enlarged_classes,
+    find_run,
+    main,
+    output_names,
+    predict,
+    predictor_of_run,
+    read_weights,
+    with_legend,
+)
 from pat.training import train, write_outcome
 
 RUN = "streets-segnet-ce"
@@ -44,8 +53,8 @@ def project(tmp_path_factory, scenes, scenes_folder):
 
 
 @pytest.fixture(scope="module")
-def seer(project):
-    return seer_of_run(find_run(RUN, project), RUN, project)
+def predictor(project):
+    return predictor_of_run(find_run(RUN, project), RUN, project)
 
 
 def photo(folder, name="photo.jpg", size=(90, 61), **options):
@@ -55,10 +64,10 @@ def photo(folder, name="photo.jpg", size=(90, 61), **options):
     return folder / name
 
 
-def test_it_sees_what_the_test_of_the_run_saw(seer, scenes, project):
+def test_it_sees_what_the_test_of_the_run_saw(predictor, scenes, project):
     counts = np.load(project / "results/sample/runs" / f"{RUN}.npz")["counts"]  # image, class; hit, labelled, predicted
     for i, member in enumerate(scenes.meta["splits"]["test"]):
-        classes = predict(seer, Image.fromarray(scenes.images[member]))
+        classes = predict(predictor, Image.fromarray(scenes.images[member]))
         np.testing.assert_array_equal(np.bincount(classes.ravel(), minlength=10), counts[i, :, 2])
 
 
@@ -126,11 +135,11 @@ def test_pictures_of_one_name_do_not_share_files():
     assert names[:4] == ["x-1", "x-1-2", "c-2", "c-2-2"] and output_names(paths[:1]) == ["1"]
 
 
-def test_names_of_any_alphabet_are_legible(seer):
+def test_names_of_any_alphabet_are_legible(predictor):
     "Letters that a font lacks are all drawn alike, as a box."
     legends = set()
     for name in ("ü", "é", "ł", "д", "Ω"):
-        there = seer.about | {"names": [name, *seer.about["names"][1:]]}
+        there = predictor.about | {"names": [name, *predictor.about["names"][1:]]}
         legends.add(with_legend(Image.new("RGB", (90, 20)), np.zeros((20, 90), np.uint8), there).tobytes())
     assert len(legends) == 5
 
@@ -153,16 +162,16 @@ def test_a_run_is_looked_for_in_every_profile(project, tmp_path):
 def test_a_run_without_checkpoint_says_what_trains_it(project):
     params = find_run(RUN, project)
     with pytest.raises(FileNotFoundError, match="streets-segnet-focal"):
-        seer_of_run(params, "streets-segnet-focal", project)
+        predictor_of_run(params, "streets-segnet-focal", project)
 
 
-def test_weights_stand_alone(project, seer, tmp_path, scenes):
+def test_weights_stand_alone(project, predictor, tmp_path, scenes):
     file, weights = photo(tmp_path), tmp_path / "weights"
     main([RUN, "--export", str(weights), "--root", str(project)])
     again = read_weights(weights / "model.safetensors")
     image = torch.randn(2, 3, 32, 48)
     with torch.no_grad():
-        assert torch.equal(again.network(image), seer.network.cpu()(image))
+        assert torch.equal(again.network(image), predictor.network.cpu()(image))
     with pytest.raises(SystemExit, match=r"model\.safetensors exists: choose another folder, or say --overwrite"):
         main([RUN, "--export", str(weights), "--root", str(project)])
     assert "path" not in again.about["dataset"]  # nobody's folders are passed on
@@ -172,7 +181,7 @@ def test_weights_stand_alone(project, seer, tmp_path, scenes):
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)  # no project here
     assert done.returncode == 0, done.stderr
     classes = np.asarray(Image.open(tmp_path / "out/photo.classes.png"))
-    np.testing.assert_array_equal(classes, predict(seer, Image.open(file)))
+    np.testing.assert_array_equal(classes, predict(predictor, Image.open(file)))
 
 
 @pytest.mark.parametrize("content", [b"", b"no tensors", None])
@@ -186,26 +195,26 @@ def test_other_files_are_no_weights(tmp_path, content):
         read_weights(file)
 
 
-def about(seer, resize):
-    return replace(seer, about=seer.about | {"dataset": seer.about["dataset"] | {"resize": resize}})
+def about(predictor, resize):
+    return replace(predictor, about=predictor.about | {"dataset": predictor.about["dataset"] | {"resize": resize}})
 
 
-def test_a_padded_picture_is_seen_without_its_bars(seer):
+def test_a_padded_picture_is_seen_without_its_bars(predictor):
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 120, 3), dtype=np.uint8))
     padded = Image.new("RGB", (48, 32), (128,) * 3)
     padded.paste(image.resize((48, 16), Image.Resampling.BILINEAR), (0, 8))
     pixels = torch.from_numpy(np.asarray(padded).copy()).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.no_grad():
-        logits = seer.network(pixels.contiguous())[0][:, 8:24]
+        logits = predictor.network(pixels.contiguous())[0][:, 8:24]
     wanted = F.interpolate(logits[None], size=(40, 120), mode="bilinear", align_corners=False)[0].argmax(0)
-    assert (predict(about(seer, "pad"), image) == wanted.numpy()).mean() > 0.999
+    assert (predict(about(predictor, "pad"), image) == wanted.numpy()).mean() > 0.999
 
 
-def test_tiles_are_seen_at_the_pictures_own_resolution(seer, scenes):
+def test_tiles_are_seen_at_the_pictures_own_resolution(predictor, scenes):
     first, second = (Image.fromarray(scenes.images[i]) for i in (0, 1))
     both = Image.new("RGB", (48 + 20, 32))
     both.paste(first, (0, 0))
     both.paste(second.crop((0, 0, 20, 32)), (48, 0))
-    classes = predict(about(seer, "crop"), both)
+    classes = predict(about(predictor, "crop"), both)
     assert classes.shape == (32, 68)
-    assert (classes[:, :48] == predict(seer, first)).mean() > 0.999
+    assert (classes[:, :48] == predict(predictor, first)).mean() > 0.999
