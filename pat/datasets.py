@@ -602,7 +602,6 @@ def picture_size(pair: Pair) -> tuple[int, int]:  # height, width
 @dataclass
 class Layout:
     "Which rows of the arrays show which image."
-
     height: int
     width: int
     resize: str = "squeeze"  # of `RESIZE`
@@ -610,8 +609,7 @@ class Layout:
 
     def grid(self, index: int) -> tuple[int, int]:
         "Rows and columns of tiles of an image."
-        H, W = self.sizes[index] if self.sizes else (1, 1)
-        return -(-H // self.height), -(-W // self.width)
+        return -(-self.sizes[index][0] // self.height), -(-self.sizes[index][1] // self.width)
 
     @cached_property
     def ends(self) -> list[int]:
@@ -1043,7 +1041,6 @@ def examine(
 ) -> None:
     "Print the report on a source and write its contact sheet. `ValueError`, after both, if it cannot be trained with."
     from pat import checkup  # not at the top: who trains needs no drawing
-
     with tempfile.TemporaryDirectory(prefix="pat-", ignore_cleanup_errors=True) as tmp:
         data, more = prepared_small(source, Path(tmp, "cache"), **options)
         seen = checkup.measure(data.meta, data.images, data.labels, images)

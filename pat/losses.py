@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['pixel_nll', 'masked_mean', 'cross_entropy', 'focal_weight', 'focal_loss', 'class_sizes', 'mask_size_weight',
-           'pixel_weight', 'exponential_beta', 'inverse_beta', 'constant_beta', 'only_for', 'beta_of', 'without_effect',
+           'pixel_weight', 'exponential_beta', 'inverse_beta', 'constant_beta', 'only_for', 'beta_of', 'detached',
            'ce_scale', 'pat_weight', 'soften', 'reduce_images', 'pat_loss', 'PixelLoss', 'CrossEntropyLoss',
            'FocalLoss', 'PATLoss', 'confidence_curve']
 
@@ -159,17 +159,13 @@ def beta_of(
     return None
 
 # %% ../nbs/01_losses.ipynb #b22771a1
-def without_effect(
-    beta: str,
-    temperature: float,
-    detach_beta: bool,
-    log_temperature: bool,
-) -> None:
-    "`ValueError` that names an option of the coefficient which is set although `beta` leaves the coefficient out."
-    if beta == "none" and temperature != 1 and not log_temperature:
-        raise ValueError(f"temperature is {temperature!r}, but beta is 'none', and nothing has it: leave it out")
-    if beta == "none" and detach_beta:
+def detached(
+    coefficient: Coefficient | None,  # of `beta_of`
+) -> Coefficient:
+    "The coefficient as a constant to the gradient. `ValueError` if there is none."
+    if coefficient is None:
         raise ValueError("detach_beta is set, but beta is 'none', and there is nothing to detach: leave it out")
+    return partial(constant_beta, beta=coefficient)
 
 # %% ../nbs/01_losses.ipynb #f73e4e54
 def ce_scale(
@@ -206,9 +202,12 @@ def soften(
     logits: Tensor,  # (B, C, ...)
     temperature: float,  # T, more than 0
     log_temperature: bool,  # True: log p at temperature T too
+    coefficient: Coefficient | None,  # of `beta_of`
 ) -> tuple[Tensor, float]:  # logits of log p, and the temperature that is left for beta
-    "Where the temperature acts. `ValueError` unless it is above 0."
+    "Where the temperature acts. `ValueError` unless it is above 0, and where it would act on nothing."
     check_number(temperature, "temperature", "more than 0", lambda value: 0 < value < math.inf)
+    if coefficient is None and temperature != 1 and not log_temperature:
+        raise ValueError(f"temperature is {temperature!r}, but beta is 'none', and nothing has it: leave it out")
     return (logits.to(working_dtype(logits)) / temperature, 1.0) if log_temperature else (logits, temperature)
 
 # %% ../nbs/01_losses.ipynb #66274672
@@ -241,10 +240,9 @@ def pat_loss(
 ) -> Tensor:  # scalar, or (B, ...)
     "PAT loss (Eq. 4). `ValueError` for an impossible option, shape, dtype or label."
     coefficient = beta_of(beta, kappa, epsilon)
-    without_effect(beta, temperature, detach_beta, log_temperature)
     index, weight, images = pat_weight(logits, target, ignore_index, alpha, scale, coefficient)
-    logits, temperature = soften(logits, temperature, log_temperature)
-    coefficient = partial(constant_beta, beta=coefficient) if detach_beta and coefficient else coefficient
+    logits, temperature = soften(logits, temperature, log_temperature, coefficient)
+    coefficient = detached(coefficient) if detach_beta else coefficient
     return reduce_images(weighted_nll(logits, index, weight, coefficient, temperature), images, reduction)
 
 # %% ../nbs/01_losses.ipynb #140b4567
