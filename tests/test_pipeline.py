@@ -92,36 +92,6 @@ def test_all_profiles_share_one_pipeline_and_their_params_are_sound():
         assert (params["profile"], params["root"]) == (profile.name, "../..")
 
 
-def test_stages_depend_on_single_modules():
-    # a stage that depends on pat/ would retrain everything after an edit of a plot
-    for stage in PIPELINE.values():
-        assert not {"pat", "pat/", "nbs", "nbs/"} & set(stage.get("do", stage).get("deps", []))
-
-
-def modules(source):
-    "The modules of the package that `source` imports, but for params: who reads a setting names it under params."
-    return set(re.findall(r"^ *from (?:pat)?\.(\w+) import", source, re.MULTILINE)) - {"params"}
-
-
-def test_stages_of_the_paper_depend_on_the_modules_that_their_notebooks_import():
-    checked = 0
-    for name, stage in PIPELINE.items():
-        for file in (dep for dep in stage.get("deps", []) if re.fullmatch(r"nbs/paper/\w+\.ipynb", dep)):
-            cells = json.loads((ROOT / file).read_text())["cells"]
-            code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
-            imported = modules(code)
-            known = {Path(dep).stem for dep in stage["deps"] if dep.startswith("pat/")}
-            assert imported <= known, f"{name} does not depend on {imported - known}"
-            reached, waiting = set(), set(imported)
-            while waiting:
-                module = waiting.pop()
-                reached.add(module)
-                waiting |= modules((ROOT / f"pat/{module}.py").read_text()) - reached
-            assert known <= reached, f"{name} depends on {known - reached}, which its notebook does not use"
-            checked += 1
-    assert checked == 12
-
-
 def test_one_table_alone_makes_what_it_needs(project):
     results = project / "results/sample"
     for name in (*(f"tables/table1.{ending}" for ending in ("md", "tex", "csv")), "datasets/streets.json"):
@@ -163,6 +133,15 @@ def test_a_rerun_writes_the_same_bytes(project):
     status, output = run(project, "dvc", "repro", "--force", "--single-item", "train@streets-segnet-ce")
     assert status == 0, output
     assert [file.read_bytes() for file in files] == before
+
+
+def test_prose_runs_no_stage_and_an_edited_operator_trains_its_own_runs(project):
+    ran = lambda: re.findall(r"Running stage '([^']+)'", run(project, "dvc", "repro", "table1")[1])
+    edit(project / "pat/losses.py", "  # -log p_y, any shape", "  # of any shape")
+    edit(project / "nbs/experiments/train.ipynb", "# Train one run", "# A run is trained")
+    assert ran() == ["check"]
+    edit(project / "pat/losses.py", "return phi, torch.rsub(phi, 1, alpha=epsilon)", "return phi, 1 - epsilon * phi")
+    assert [stage for stage in ran() if "table" not in stage] == ["check", "train@streets-segnet-pat-written"]
 
 
 @pytest.mark.parametrize(
