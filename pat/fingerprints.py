@@ -8,7 +8,7 @@ __all__ = ['COMPREHENSIONS', 'Place', 'Code', 'LOSSES', 'MODELS', 'SMP', 'PREPAR
            'notebook_statements', 'notebook_fingerprint', 'entry_fingerprint', 'model_fingerprint', 'fingerprints',
            'main']
 
-# %% ../nbs/18_fingerprints.ipynb #16cff6e7
+# %% ../nbs/18_fingerprints.ipynb #6d2d0475
 import argparse
 import ast
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from .params import ROOT, add_root, load_params, named_path, write_file
 
-# %% ../nbs/18_fingerprints.ipynb #aa10fdd7
+# %% ../nbs/18_fingerprints.ipynb #66e98da0
 class WithoutDocstrings(ast.NodeTransformer):
     "Takes the docstrings out of functions and classes."
 
@@ -41,7 +41,7 @@ def plain(
     "The code of a statement, without comments, docstrings and layout."
     return ast.unparse(WithoutDocstrings().visit(statement))
 
-# %% ../nbs/18_fingerprints.ipynb #c86ed25b
+# %% ../nbs/18_fingerprints.ipynb #8f5cefe4
 def imports_alone(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
     "The statements of a module, with imports taken out of the blocks and lists that they stand in."
     for statement in body:
@@ -54,7 +54,7 @@ def imports_alone(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
         else:
             yield statement
 
-# %% ../nbs/18_fingerprints.ipynb #2eaac907
+# %% ../nbs/18_fingerprints.ipynb #ec1ea264
 COMPREHENSIONS = ast.Lambda | ast.GeneratorExp | ast.ListComp | ast.SetComp | ast.DictComp  # their names are their own
 
 
@@ -72,7 +72,7 @@ def given(node: ast.AST) -> Iterator[str]:
         for below in ast.iter_child_nodes(node):
             yield from given(below)
 
-# %% ../nbs/18_fingerprints.ipynb #63af5a21
+# %% ../nbs/18_fingerprints.ipynb #a8cc04f1
 Place = tuple[str, str]  # module of this package, name in it or "*"
 
 
@@ -103,7 +103,7 @@ def needed(
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
             yield module, node.id
 
-# %% ../nbs/18_fingerprints.ipynb #dcc71ae3
+# %% ../nbs/18_fingerprints.ipynb #48f0ed24
 @dataclass
 class Statement:
     "A statement at the top level of a module."
@@ -125,7 +125,7 @@ class Statement:
         text = plain(self.node)
         return f"{self.module}.{'.'.join(self.names)} {hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
-# %% ../nbs/18_fingerprints.ipynb #f4620770
+# %% ../nbs/18_fingerprints.ipynb #3548fa0c
 def statements_of(
     source: str,
     module: str,
@@ -154,7 +154,7 @@ def read_code(
                 code.setdefault((file.stem, name), []).append(statement)
     return code
 
-# %% ../nbs/18_fingerprints.ipynb #c3d28cf0
+# %% ../nbs/18_fingerprints.ipynb #b90c7ce0
 def reached(
     code: Code,
     start: Iterable[Place],
@@ -174,7 +174,7 @@ def reached(
             waiting += [*statement.needs, (module, "")]  # what gives no name is executed whoever is needed
     return sorted(lines)
 
-# %% ../nbs/18_fingerprints.ipynb #0fc98c6b
+# %% ../nbs/18_fingerprints.ipynb #9fc331b0
 def notebook_statements(
     file: Path,
 ) -> list[Statement]:
@@ -199,7 +199,7 @@ def notebook_fingerprint(
     own = notebook_statements(file)
     return "\n".join([*(s.line for s in own), *reached(code, set().union(*(s.needs for s in own)), without), ""])
 
-# %% ../nbs/18_fingerprints.ipynb #d90cf88f
+# %% ../nbs/18_fingerprints.ipynb #e4af0a45
 LOSSES = [("baselines", "LOSSES"), ("released", "RELEASED")]
 MODELS = [("models", "MODELS")]
 SMP, PREPARE = ("models", "build_smp"), ("datasets", "prepare_dataset")
@@ -224,7 +224,7 @@ def model_fingerprint(code: Code, name: str) -> str:
     "What a network reaches."
     return "\n".join(reached(code, [SMP])) + "\n" if name.startswith("smp/") else entry_fingerprint(code, MODELS, name)
 
-# %% ../nbs/18_fingerprints.ipynb #a86bfe54
+# %% ../nbs/18_fingerprints.ipynb #1c76bb78
 def fingerprints(
     root: Path,  # of the project
     params: dict,  # what `load_params` returns
@@ -240,7 +240,7 @@ def fingerprints(
         files[f"model-{row}"] = model_fingerprint(code, options["name"])
     return files
 
-# %% ../nbs/18_fingerprints.ipynb #799f49d6
+# %% ../nbs/18_fingerprints.ipynb #72bd8179
 def main(argv: list[str] | None = None) -> None:
     "`python -m pat.fingerprints FILE`: write the fingerprints that the stages of a params.yaml depend on."
     parser = argparse.ArgumentParser(prog="python -m pat.fingerprints", description="Write fingerprints of the code.")
@@ -256,6 +256,6 @@ def main(argv: list[str] | None = None) -> None:
         write_file(arguments.root / "cache" / params["profile"] / "code" / name, text)
     print(f"cache/{params['profile']}/code: {len(files)} fingerprints")
 
-# %% ../nbs/18_fingerprints.ipynb #27a60784
+# %% ../nbs/18_fingerprints.ipynb #60d2e228
 if __name__ == "__main__" and "__file__" in globals():  # a script, not a notebook
     main()

@@ -8,9 +8,9 @@ __all__ = ['AUGMENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings'
            'evaluate', 'whole_images', 'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss', 'Trainer',
            'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best', 'save_checkpoint',
            'read_checkpoint', 'differences', 'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state',
-           'checkpoint_state', 'resume', 'begin_epoch', 'fit', 'score_best', 'train', 'without_nan', 'write_outcome',
-           'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models', 'check_loss', 'check_runs',
-           'check_tables', 'check_pipeline', 'check_params', 'main']
+           'checkpoint_state', 'resume', 'begin_epoch', 'write_progress', 'fit', 'score_best', 'train', 'without_nan',
+           'write_outcome', 'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models', 'check_loss',
+           'check_runs', 'check_tables', 'check_pipeline', 'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -40,7 +40,7 @@ from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model, rebuild
 from pat.params import (
     ROOT, add_root, check_number, check_place, choose, extra, grid_runs, load_params, named_path, project_of,
-    replacing, run_settings, whole_number,
+    replacing, run_settings, whole_number, write_file,
 )  # fmt: skip
 
 with extra("repro"):
@@ -561,6 +561,12 @@ def begin_epoch(trainer: Trainer, epoch: int) -> None:
     trainer.batches.dataset.epoch = epoch
     trainer.draws = epoch_generator(trainer.settings["seed"], epoch)
 
+# %% ../nbs/11_training.ipynb #66657761
+def write_progress(trainer: Trainer, path: Path) -> None:
+    "How far the training is, for whoever looks on: the last epoch, how many there are, and the seconds of one."
+    now = {"epochs": trainer.cfg.epochs, "seconds": float(np.mean(trainer.seconds)), **trainer.history[-1]}
+    write_file(path, json.dumps(now) + "\n")
+
 # %% ../nbs/11_training.ipynb #83bab6a1
 def fit(
     trainer: Trainer,
@@ -581,6 +587,7 @@ def fit(
             trainer.history.append({"epoch": epoch, "loss": loss, **scores})
             bar.set_postfix(loss=f"{loss:.3f}", val_miou=f"{scores['val_miou']:.3f}")
             save_checkpoint(trainer.fabric, path, checkpoint_state(trainer))
+            write_progress(trainer, path.with_name("progress.json"))
 
 # %% ../nbs/11_training.ipynb #e1ed1d8e
 def score_best(trainer: Trainer) -> dict:
@@ -613,7 +620,8 @@ def train(
             fit(trainer, folder / "last.ckpt", progress)
             outcome = score_best(trainer)
             save_checkpoint(trainer.fabric, folder / "best.ckpt", {"settings": settings, **trainer.best})
-            (folder / "last.ckpt").unlink()
+            for file in ("last.ckpt", "progress.json"):
+                (folder / file).unlink()
             return outcome
     except Timeout:
         raise RuntimeError(f"another process trains run {settings['run']!r}: {folder}/lock is held") from None
