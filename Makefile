@@ -39,9 +39,9 @@ data/streets: data.dvc | .venv/installed
 
 setup: .venv/installed data/streets  ## make .venv, install, fetch the embedded data
 
-repro: setup  ## regenerate every table and figure (PROFILE=sample), then compare with the reference run
-	@echo "[repro] dvc repro $(DVC_YAML)"
-	@.venv/bin/dvc repro $(DVC_YAML)
+repro: setup  ## regenerate every table and figure (PROFILE=sample, JOBS=n at a time), then compare with the reference run
+	@echo "[repro] $(DVC_YAML), $(or $(JOBS),as many as cores or GPUs allow) at a time"
+	@.venv/bin/python -m pat.jobs $(DVC_YAML) $(if $(JOBS),--jobs $(JOBS))
 	@if [ -f tests/expected/$(PROFILE).json ]; then .venv/bin/python -m pat.report compare $(PROFILE); fi
 	@echo "[repro] open results/$(PROFILE)/report.html"
 

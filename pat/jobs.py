@@ -8,9 +8,10 @@ __all__ = ['WARM', 'register_engine', 'joined', 'run_command', 'die_with_parent'
            'start_some', 'end', 'drop_what_needs', 'stop', 'run_grid', 'progress', 'live_table', 'shown', 'repro',
            'parse', 'main']
 
-# %% ../nbs/19_jobs.ipynb #21f803ec
+# %% ../nbs/19_jobs.ipynb #26b5fac3
 import argparse
 import json
+import logging
 import multiprocessing
 import os
 import re
@@ -36,7 +37,7 @@ with extra("repro"):
     from rich.live import Live
     from rich.table import Table
 
-# %% ../nbs/19_jobs.ipynb #e3e480e1
+# %% ../nbs/19_jobs.ipynb #3979fd2e
 WARM = ["papermill.cli", "execnb.shell", "pandas", "matplotlib.pyplot", "seaborn", "pat.training", "pat.figures"]
 
 
@@ -60,7 +61,7 @@ def register_engine() -> None:
 
     papermill_engines.register("here", Here)
 
-# %% ../nbs/19_jobs.ipynb #31e3e041
+# %% ../nbs/19_jobs.ipynb #bf8f6e5f
 def joined(output: dict) -> dict:
     "An output of a cell, with its lines as one text."
     one = lambda text: "".join(text) if isinstance(text, list) else text
@@ -82,7 +83,7 @@ def run_command(command: str) -> None:
     register_engine()
     papermill(["--engine", "here", *words[1:]], standalone_mode=False)
 
-# %% ../nbs/19_jobs.ipynb #6b035838
+# %% ../nbs/19_jobs.ipynb #2cef4ea5
 def die_with_parent() -> None:
     "End this process and its children when the process that started it ends, however that ends."
     parent = multiprocessing.parent_process()
@@ -108,7 +109,7 @@ def work(
             print(f"> {command}")
             run_command(command)
 
-# %% ../nbs/19_jobs.ipynb #bbaf5a58
+# %% ../nbs/19_jobs.ipynb #a728c2e8
 def in_order(
     repo: Any,  # of DVC
     pipeline: str,  # path of a dvc.yaml
@@ -138,7 +139,7 @@ def record(stage: Any) -> None:
     stage.commit()
     stage.dump(update_pipeline=False)
 
-# %% ../nbs/19_jobs.ipynb #7e4eeb30
+# %% ../nbs/19_jobs.ipynb #37e254b7
 def gpus() -> list[str]:
     "The GPUs that may be used, as `CUDA_VISIBLE_DEVICES` names them."
     if "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -171,7 +172,7 @@ def how_many(
         raise ValueError(f"{told}: at most JOBS={fit}")
     return wanted
 
-# %% ../nbs/19_jobs.ipynb #639a9376
+# %% ../nbs/19_jobs.ipynb #872e5f55
 def memory_of_one(
     costs: Path,  # results/<profile>/costs
 ) -> float:  # bytes
@@ -179,7 +180,7 @@ def memory_of_one(
     peaks = [json.loads(file.read_text()).get("peak_memory_mib") or 0 for file in costs.glob("*.json")]
     return max([*peaks, 0]) * 2**20 or 2**30
 
-# %% ../nbs/19_jobs.ipynb #9f6b2e0b
+# %% ../nbs/19_jobs.ipynb #80e5cfc5
 @dataclass
 class Job:
     "A stage that runs."
@@ -204,7 +205,7 @@ class Grid:
     running: list[Job] = field(default_factory=list)
     failed: dict[Any, str] = field(default_factory=dict)  # stage -> why
 
-# %% ../nbs/19_jobs.ipynb #b93c9b42
+# %% ../nbs/19_jobs.ipynb #200c78a0
 def start_method() -> str:
     "How processes begin: as copies of a warm one where the system can."
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -224,7 +225,7 @@ def launch(grid: Grid, stage: Any) -> Job:
     process.start()
     return Job(stage, process, log, place)
 
-# %% ../nbs/19_jobs.ipynb #ce92019a
+# %% ../nbs/19_jobs.ipynb #f42e0d54
 def may_start(grid: Grid, stage: Any) -> bool:
     "Whether all that a stage needs is done and it would disturb nobody."
     alone = [job for job in grid.running if (job.stage.meta or {}).get("alone")]
@@ -246,7 +247,7 @@ def start_some(grid: Grid) -> None:
             grid.done.add(stage)
         del grid.waiting[stage]
 
-# %% ../nbs/19_jobs.ipynb #545d2d66
+# %% ../nbs/19_jobs.ipynb #7c17b683
 def end(grid: Grid, job: Job) -> None:
     "Record a stage whose process has ended, or note why it failed."
     grid.running.remove(job)
@@ -269,7 +270,7 @@ def drop_what_needs(grid: Grid) -> None:
             lost.add(stage)
             del grid.waiting[stage]
 
-# %% ../nbs/19_jobs.ipynb #62587017
+# %% ../nbs/19_jobs.ipynb #1879aac8
 def stop(grid: Grid) -> None:
     "End what runs."
     for job in grid.running:
@@ -298,7 +299,7 @@ def run_grid(
     finally:
         stop(grid)
 
-# %% ../nbs/19_jobs.ipynb #86171f41
+# %% ../nbs/19_jobs.ipynb #0712a973
 def progress(
     root: Path,
     job: Job,
@@ -321,7 +322,7 @@ def live_table(grid: Grid) -> Table:
     table.caption = f"{len(grid.done)} done, {len(grid.running)} running, {len(grid.waiting)} waiting"
     return table
 
-# %% ../nbs/19_jobs.ipynb #ec1519d8
+# %% ../nbs/19_jobs.ipynb #a4d55d7f
 @contextmanager
 def shown(console: Console) -> Iterator[Callable[[Grid], None]]:
     "A block in which a grid can be shown."
@@ -341,7 +342,7 @@ def shown(console: Console) -> Iterator[Callable[[Grid], None]]:
         with live:
             yield tell
 
-# %% ../nbs/19_jobs.ipynb #75cabef5
+# %% ../nbs/19_jobs.ipynb #c9a0f7a9
 def repro(
     pipeline: Path,  # a dvc.yaml
     root: Path,  # of the project
@@ -351,6 +352,7 @@ def repro(
     "Run the stages of a pipeline that have changed. `ValueError` for a number of jobs that cannot be."
     from dvc.repo import Repo, lock_repo
 
+    logging.getLogger("dvc").setLevel(logging.WARNING)  # it tells of every change of dvc.lock
     profile = read_sections(pipeline.with_name("params.yaml"))["profile"]
     folder = root / "results" / profile / "notebooks"
     jobs = how_many(wanted, memory_of_one(root / "results" / profile / "costs"))
@@ -363,7 +365,7 @@ def repro(
         show(grid)
     return grid
 
-# %% ../nbs/19_jobs.ipynb #b896bc18
+# %% ../nbs/19_jobs.ipynb #748f0141
 def parse(argv: list[str] | None) -> argparse.Namespace:
     "The command line."
     parser = argparse.ArgumentParser(prog="python -m pat.jobs", description="dvc repro, with stages side by side.")
@@ -371,7 +373,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("targets", nargs="*", help="names of stages; default: all")
     parser.add_argument("--jobs", type=int, help="stages side by side; default: the GPUs, or else the idle cores")
     add_root(parser)
-    return parser.parse_args(argv)
+    return parser.parse_intermixed_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -392,6 +394,6 @@ def main(argv: list[str] | None = None) -> None:
         raise SystemExit(f"error: {len(grid.failed)} stages failed, their logs are in {grid.folder}")
     print("Data and pipelines are up to date." if not grid.ran else f"{len(grid.ran)} stages ran")
 
-# %% ../nbs/19_jobs.ipynb #d559111d
+# %% ../nbs/19_jobs.ipynb #b24c2dd8
 if __name__ == "__main__" and "__file__" in globals():  # a script, not a notebook
     main()

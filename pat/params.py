@@ -340,13 +340,17 @@ def with_section(
 def replacing(
     path: str | Path,  # its folder is made if it is not there
 ) -> Iterator[Path]:
-    "A block that writes to a temporary file, which becomes `path` at its end, and is gone if it fails."
+    "A block that writes to a temporary file, which becomes `path` at its end. `OSError` names `path`; it is as it was."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tmp = path.with_stem(path.stem + ".tmp")  # the ending stays: libraries choose the format by it
     try:
         yield tmp
         os.replace(tmp, path)
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # a full disk does not say which file it was
     finally:
         tmp.unlink(missing_ok=True)
 

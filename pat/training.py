@@ -8,9 +8,9 @@ __all__ = ['AUGMENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings'
            'evaluate', 'whole_images', 'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss', 'Trainer',
            'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best', 'save_checkpoint',
            'read_checkpoint', 'differences', 'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state',
-           'checkpoint_state', 'resume', 'begin_epoch', 'write_progress', 'fit', 'score_best', 'train', 'without_nan',
-           'write_outcome', 'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models', 'check_loss',
-           'check_runs', 'check_tables', 'check_pipeline', 'check_params', 'main']
+           'checkpoint_state', 'resume', 'trainer_from', 'begin_epoch', 'write_progress', 'fit', 'score_best', 'train',
+           'without_nan', 'write_outcome', 'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models',
+           'check_loss', 'check_runs', 'check_tables', 'check_pipeline', 'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -433,7 +433,10 @@ def train_epoch(
         bar.update()
     mean = torch.stack(losses).mean().item()  # one synchronisation an epoch
     if not math.isfinite(mean):
-        raise FloatingPointError(f"the loss became {mean}: lower train.lr, or soften the options of the loss")
+        first = int(torch.stack(losses).isfinite().logical_not().int().argmax())
+        where = f"run {trainer.settings['run']!r}, epoch {len(trainer.history) + 1}, step {first + 1} of {len(losses)}"
+        todo = "lower train.lr, or soften the options of the loss"
+        raise FloatingPointError(f"{where}: the loss became {losses[first].item()}: {todo}")
     return mean
 
 # %% ../nbs/11_training.ipynb #077cee44
@@ -455,9 +458,13 @@ def keep_best(
 
 # %% ../nbs/11_training.ipynb #1f13bdd9
 def save_checkpoint(fabric: Fabric, path: Path, state: dict) -> None:
-    "Write a checkpoint: a kill leaves the old one or the new one."
-    with replacing(path) as tmp:
-        fabric.save(tmp, state)
+    "Write a checkpoint: a kill or a full disk leaves the old one. `OSError` if it cannot be written."
+    try:
+        with replacing(path) as tmp:
+            fabric.save(tmp, state)
+    except RuntimeError as error:  # torch does not say what the system said
+        told = f"{path} cannot be written ({error}). Is the disk full? Then make room"
+        raise OSError(f"{told}, and the run goes on from the epoch before") from error
 
 
 def read_checkpoint(
@@ -514,7 +521,7 @@ def identity(trainer: Trainer) -> str:
 
 def belongs(trainer: Trainer, path: Path) -> bool:
     "Whether a checkpoint is of these settings and these data. If not, a line says what is different."
-    saved = read_checkpoint(path, "identity", "delete it, and the run starts anew")
+    saved = read_checkpoint(path, "identity", "it is no checkpoint of this program")
     (old, old_data), (new, new_data) = json.loads(saved["identity"]), json.loads(identity(trainer))
     others = differences(old, new) + ["the data are others"] * (old_data != new_data)
     if others:
@@ -549,10 +556,29 @@ def resume(
     if not path.exists() or not belongs(trainer, path):
         return
     state = checkpoint_state(trainer)
-    trainer.fabric.load(path, state)
+    trainer.fabric.load(path, state, weights_only=True)
     trainer.history, trainer.seconds, trainer.best = state["history"], state["seconds"], state["best"]
     trainer.order.set_state(state["order"])
     set_random_state(state["random"])
+
+# %% ../nbs/11_training.ipynb #93cce028
+def trainer_from(
+    settings: dict,  # what `run_settings` returns
+    data: Prepared,
+    path: Path,  # of the last epoch's checkpoint
+) -> Trainer:
+    "A trainer where the checkpoint left it, or at its start if there is none or none that can be used."
+    trainer = build_trainer(settings, data)
+    try:
+        resume(trainer, path)
+        return trainer
+    except torch.OutOfMemoryError:  # not the file's fault
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        aside = path.with_suffix(".broken")
+        os.replace(path, aside)
+        print(f"{error}. It is {aside} now, and the run starts anew")
+    return build_trainer(settings, data)  # a part of the file may have been loaded
 
 # %% ../nbs/11_training.ipynb #dd2778cc
 def begin_epoch(trainer: Trainer, epoch: int) -> None:
@@ -615,8 +641,7 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / "lock", timeout=0):
-            trainer = build_trainer(settings, data)
-            resume(trainer, folder / "last.ckpt")
+            trainer = trainer_from(settings, data, folder / "last.ckpt")
             fit(trainer, folder / "last.ckpt", progress)
             outcome = score_best(trainer)
             save_checkpoint(trainer.fabric, folder / "best.ckpt", {"settings": settings, **trainer.best})
@@ -643,9 +668,9 @@ def write_outcome(
 ) -> None:
     "Write the files of one run. The JSON with everything comes last: where it is, the others are."
     folder, run = Path(folder), outcome["result"]["settings"]["run"]
-    (folder / "runs").mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(folder / "runs" / f"{run}.npz", counts=outcome["counts"])
-    pd.DataFrame(outcome["history"]).to_csv(folder / "runs" / f"{run}.csv", index=False)
+    with replacing(folder / "runs" / f"{run}.npz") as tmp:
+        np.savez_compressed(tmp, counts=outcome["counts"])
+    write_file(folder / "runs" / f"{run}.csv", pd.DataFrame(outcome["history"]).to_csv(index=False))
     write_json(folder / "costs" / f"{run}.json", outcome["cost"])
     result = {"smoke": smoke, **outcome["result"]}
     shown = ("miou", "miou_tail", "miou_head", "pixel_accuracy", "dice_error")

@@ -144,6 +144,16 @@ def test_prose_runs_no_stage_and_an_edited_operator_trains_its_own_runs(project)
     assert [stage for stage in ran() if "table" not in stage] == ["check", "train@streets-segnet-pat-written"]
 
 
+def test_side_by_side_the_stages_write_the_same_bytes(project):
+    made = {file: file.read_bytes() for file in sorted((project / "results/sample").glob("[rt]*/*"))}
+    for file in made:
+        file.unlink()
+    status, output = run(project, sys.executable, "-m", "pat.jobs", "dvc.yaml", "table1", "--jobs", "2")
+    assert status == 0 and output.endswith("3 stages ran\n"), output
+    assert len(made) == 15 and {file: file.read_bytes() for file in made} == made
+    assert "Running stage" not in run(project, "dvc", "repro", "table1")[1]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

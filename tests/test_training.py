@@ -356,7 +356,7 @@ def test_non_finite_loss_says_what_to_do_and_keeps_the_last_good_epoch(scenes, t
         return train_epoch(trainer, bar)
 
     monkeypatch.setattr("pat.training.train_epoch", spoil_the_second)
-    message = r"the loss became nan: lower train\.lr, or soften the options of the loss"
+    message = r"run 'tiny-segnet-ce', epoch 2, step 1 of 4: the loss became nan: lower train\.lr, or soften the "
     with pytest.raises(FloatingPointError, match=message):
         train(make_settings(), scenes, tmp_path, progress=False)
     assert len(torch.load(tmp_path / "last.ckpt", weights_only=False)["history"]) == 1
@@ -492,21 +492,49 @@ def test_checkpoint_of_something_else_is_not_gone_on_with(scenes, tmp_path, caps
     assert re.fullmatch(line, capsys.readouterr().out)
 
 
+class Hostile:
+    "Creates a file when it is unpickled."
+
+    def __init__(self, file):
+        self.file = str(file)
+
+    def __reduce__(self):
+        return open, (self.file, "w")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", r"last\.ckpt cannot be read \(\w+\): delete it, and the run starts anew"),
-        (b"half a file", r"last\.ckpt cannot be read \(\w+\): delete it"),
-        ({"model": {}}, r"last\.ckpt does not say what it belongs to, it has no 'identity': delete it"),
+        (b"", r"last\.ckpt cannot be read \(\w+\): it is no checkpoint of this program"),
+        (b"half a file", r"last\.ckpt cannot be read \(\w+\): it is no checkpoint"),
+        ("cut", r"last\.ckpt cannot be read \(\w+\): it is no checkpoint"),
+        ("hostile", r"last\.ckpt cannot be read \(UnpicklingError\)"),
+        ({"model": {}}, r"last\.ckpt does not say what it belongs to, it has no 'identity'"),
         (torch.zeros(2), r"last\.ckpt does not say what it belongs to"),
+        ("without optimizer", r".*optimizer.*"),
+        ("other weights", r".*\n\s*Missing key"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_named(scenes, tmp_path, content, message):
-    file = tmp_path / "last.ckpt"
+def test_a_checkpoint_that_cannot_be_used_is_set_aside_and_the_run_starts_anew(
+    outcome, scenes, tmp_path, capsys, content, message
+):
+    file, evil = tmp_path / "last.ckpt", tmp_path / "evil"
+    fit(build_trainer(make_settings(), scenes), file, progress=False)
+    whole = torch.load(file, weights_only=True)
+    if content == "cut":
+        content = file.read_bytes()[:-1000]
+    elif content == "hostile":
+        content = {"identity": Hostile(evil)}
+    elif content == "without optimizer":
+        content = {key: value for key, value in whole.items() if key != "optimizer"}
+    elif content == "other weights":
+        content = whole | {"model": {"weight": torch.zeros(3)}}
     file.write_bytes(content) if isinstance(content, bytes) else torch.save(content, file)
-    with pytest.raises(ValueError, match=f"{re.escape(str(tmp_path))}/{message}"):
-        train(make_settings(), scenes, tmp_path, progress=False)
-    assert file.exists()  # to be looked at
+    assert_same(train(make_settings(), scenes, tmp_path, progress=False), outcome)
+    told = capsys.readouterr().out
+    assert re.match(message if message.startswith(".*") else f"{re.escape(str(tmp_path))}/{message}", told)
+    assert told.endswith(f"It is {tmp_path}/last.broken now, and the run starts anew\n")
+    assert (tmp_path / "last.broken").exists() and not evil.exists()
 
 
 def test_differences_are_named_key_by_key():
