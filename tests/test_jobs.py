@@ -1,5 +1,6 @@
 "Stages side by side: real DVC, on pipelines of shell commands."
 
+import json
 import os
 import re
 import signal
@@ -149,3 +150,14 @@ def test_what_runs_ends_with_the_command(project, number):
     assert ends(lambda: not psutil.pid_exists(sleeper) or psutil.Process(sleeper).status() == psutil.STATUS_ZOMBIE)
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"a": stage("touch a", outs=["a"])}}))
     assert repro(root, "--jobs", "1")[0] == 0 and clean(root)
+
+
+def test_a_journal_that_a_kill_has_left_is_recorded(project, tmp_path):
+    root = project({name: stage(f"echo {name} > {name}", outs=[name]) for name in "ab"})
+    assert repro(root, "--jobs", "1")[0] == 0
+    lock = yaml.safe_load((root / "dvc.lock").read_text())
+    entry = json.dumps({"b": lock["stages"].pop("b")})
+    (root / "dvc.lock").write_text(yaml.safe_dump(lock))
+    (root / ".dvc/tmp/sample.jsonl").write_text(f'{entry}\n{{"a": {{"half')
+    assert repro(root, "--jobs", "1")[:2] == (0, "Data and pipelines are up to date.\n") and clean(root)
+    assert not (root / ".dvc/tmp/sample.jsonl").exists()
