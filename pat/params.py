@@ -456,7 +456,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{expected_place(file)['params_file']}: {len(runs)} runs")
 
 # %% ../nbs/05_params.ipynb #ed5ee75d
-ALIKE = ("fetch", "new", "params", "predict", "report", "streets")  # command and module have one name
+ALIKE = ("fetch", "jobs", "new", "params", "predict", "report", "streets")  # command and module have one name
 COMMANDS = {"check": "training", "data": "datasets"} | {name: name for name in ALIKE}
 
 
