@@ -83,7 +83,7 @@ def own_module(node: ast.ImportFrom) -> str | None:  # "" for the package itself
         return name
     return name.removeprefix("pat").removeprefix(".") if name.split(".")[0] == "pat" else None
 
-
+# %% ../nbs/18_fingerprints.ipynb #a1217d36
 def imported(node: ast.Import | ast.ImportFrom) -> Iterator[Place]:
     "What an import takes from this package."
     if isinstance(node, ast.ImportFrom) and (module := own_module(node)) is not None:
@@ -91,7 +91,7 @@ def imported(node: ast.Import | ast.ImportFrom) -> Iterator[Place]:
     elif isinstance(node, ast.Import):
         yield from ((alias.name[4:], "*") for alias in node.names if alias.name.startswith("pat."))
 
-
+# %% ../nbs/18_fingerprints.ipynb #b3754502
 def needed(
     statement: ast.stmt,
     module: str,  # that it stands in
@@ -139,7 +139,7 @@ def statements_of(
             found.append(Statement(node, module))
     return found
 
-
+# %% ../nbs/18_fingerprints.ipynb #a7db0adb
 Code = dict[Place, list[Statement]]  # each name of each module -> the statements that give it
 
 
@@ -189,7 +189,7 @@ def notebook_statements(
             raise ValueError(f"cell {number} of {file} is no Python: {error}") from None
     return found
 
-
+# %% ../nbs/18_fingerprints.ipynb #834807bf
 def notebook_fingerprint(
     code: Code,
     file: Path,
@@ -219,7 +219,7 @@ def entry_fingerprint(
                 return "\n".join([ast.unparse(entry), *reached(code, needed(entry, statement.module)), ""])
     raise ValueError(f"there is no {name!r} in {', '.join('.'.join(place) for place in lists)} of this package")
 
-
+# %% ../nbs/18_fingerprints.ipynb #0cbd5efc
 def model_fingerprint(code: Code, name: str) -> str:
     "What a network reaches."
     return "\n".join(reached(code, [SMP])) + "\n" if name.startswith("smp/") else entry_fingerprint(code, MODELS, name)

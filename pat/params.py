@@ -354,7 +354,7 @@ def replacing(
     finally:
         tmp.unlink(missing_ok=True)
 
-
+# %% ../nbs/05_params.ipynb #f183c145
 def write_file(path: str | Path, text: str) -> None:
     "Write a text file, whole or not at all; the same bytes on every system."
     with replacing(path) as tmp:

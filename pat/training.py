@@ -466,7 +466,7 @@ def save_checkpoint(fabric: Fabric, path: Path, state: dict) -> None:
         told = f"{path} cannot be written ({error}). Is the disk full? Then make room"
         raise OSError(f"{told}, and the run goes on from the epoch before") from error
 
-
+# %% ../nbs/11_training.ipynb #53889a83
 def read_checkpoint(
     path: Path,
     key: str,  # that says what it belongs to
