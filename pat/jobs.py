@@ -52,12 +52,14 @@ def register_engine() -> None:
 
     class Here(Engine):
         @classmethod
-        def execute_managed_notebook(cls, manager: Any, kernel_name: str, **options: Any) -> None:
+        def execute_managed_notebook(cls, manager: Any, kernel_name: str, log_output: bool = False, **_: Any) -> None:
             shell = CaptureShell(mpl_format="png")
             for index, cell in enumerate(manager.nb.cells):
                 manager.cell_start(cell, index)
                 if cell.cell_type == "code":
                     cell.outputs = [from_dict(joined(output)) for output in shell.run(cell.source)]
+                    if log_output:
+                        print("".join(output.text for output in cell.outputs if output.output_type == "stream"), end="")
                 manager.cell_complete(cell)
                 if shell.exc:
                     break  # papermill raises what a cell's output says
@@ -258,7 +260,7 @@ class Grid:
     waiting: dict[Any, set]  # stage -> stages that it needs
     jobs: int
     done: set = field(default_factory=set)
-    ran: list[str] = field(default_factory=list)  # names of stages, as they ended
+    ran: list[Job] = field(default_factory=list)  # as they ended
     running: list[Job] = field(default_factory=list)
     failed: dict[Any, str] = field(default_factory=dict)  # stage -> why
 
@@ -317,7 +319,7 @@ def end(grid: Grid, job: Job) -> None:
         grid.failed[job.stage] = f"{error}"
         return
     grid.done.add(job.stage)
-    grid.ran.append(job.stage.name)
+    grid.ran.append(job)
 
 # %% ../nbs/19_jobs.ipynb #7dff76b1
 def drop_what_needs(grid: Grid) -> None:
@@ -384,12 +386,15 @@ def live_table(grid: Grid) -> Table:
 @contextmanager
 def shown(console: Console) -> Iterator[Callable[[Grid], None]]:
     "A block in which a grid can be shown."
-    told: set[str] = set()
+    told: list[Job] = []
+    say = lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def tell(grid: Grid) -> None:
-        for name in [name for name in grid.ran if name not in told]:
-            told.add(name)
-            console.print(f"{name}: done ({len(grid.done)} done, {len(grid.waiting)} waiting)", highlight=False)
+        for job in grid.ran[len(told) :]:
+            told.append(job)
+            if (job.stage.meta or {}).get("tell"):
+                say(job.log.read_text(errors="replace"))
+            say(f"{job.stage.name}: done ({len(grid.done)} done, {len(grid.waiting)} waiting)")
         if live is not None:
             live.update(live_table(grid))
 

@@ -161,3 +161,10 @@ def test_a_journal_that_a_kill_has_left_is_recorded(project, tmp_path):
     (root / ".dvc/tmp/sample.jsonl").write_text(f'{entry}\n{{"a": {{"half')
     assert repro(root, "--jobs", "1")[:2] == (0, "Data and pipelines are up to date.\n") and clean(root)
     assert not (root / ".dvc/tmp/sample.jsonl").exists()
+
+
+def test_what_a_stage_says_is_told_where_the_pipeline_wants_it(project):
+    root = project({"a": stage("echo loud [yes]; echo 1 > a", outs=["a"], meta={"tell": True}),
+                    "b": stage("echo silent; echo 1 > b", outs=["b"])})  # fmt: skip
+    _, said, _ = repro(root, "--jobs", "1")
+    assert "\nloud [yes]\n" in said and "silent" not in said
