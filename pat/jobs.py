@@ -460,7 +460,8 @@ def main(argv: list[str] | None = None) -> None:
     for stage, why in grid.failed.items():
         print(f"\n{stage.addressing} failed:\n{why}", file=sys.stderr)
     if grid.failed:
-        raise SystemExit(f"error: {len(grid.failed)} stages failed, their logs are in {grid.folder}")
+        names = ", ".join(stage.name for stage in grid.failed)
+        raise SystemExit(f"error: failed: {names}. The logs are in {grid.folder}")
     print("Data and pipelines are up to date." if not grid.ran else f"{len(grid.ran)} stages ran")
 
 # %% ../nbs/19_jobs.ipynb #8b648647
