@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WARM', 'register_engine', 'joined', 'run_command', 'end_group', 'die_with_parent', 'work', 'in_order', 'begin',
-           'take', 'merge', 'Recorder', 'gpus', 'free_cores', 'how_many', 'memory_of_one', 'Job', 'Grid',
+           'take', 'merge', 'Recorder', 'gpus', 'cores', 'idle_cores', 'how_many', 'memory_of_one', 'Job', 'Grid',
            'start_method', 'launch', 'may_start', 'start_some', 'end', 'drop_what_needs', 'stop', 'run_grid',
            'progress', 'live_table', 'shown', 'set_up', 'repro', 'parse', 'main']
 
@@ -209,10 +209,14 @@ def gpus() -> list[str]:
     return [str(i) for i, _ in enumerate(re.findall(r"^GPU \d+", listed, re.MULTILINE))]
 
 # %% ../nbs/19_jobs.ipynb #37aeb905
-def free_cores() -> int:
-    "Cores of this process that are idle during a second, at least 1."
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores - round(psutil.cpu_percent(interval=1) / 100 * psutil.cpu_count()))
+def cores() -> int:
+    "Cores that this process may use."
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def idle_cores() -> float:
+    "How many cores of the machine were idle since the last call."
+    return (1 - psutil.cpu_percent() / 100) * (psutil.cpu_count() or 1)
 
 # %% ../nbs/19_jobs.ipynb #febd42e1
 def how_many(
@@ -222,7 +226,7 @@ def how_many(
     "How many stages run side by side. `ValueError` if it is no number above 0, or if they do not fit."
     fit = max(1, int(psutil.virtual_memory().available // need))
     if wanted is None:
-        return min(fit, len(gpus()) or free_cores())
+        return min(fit, len(gpus()) or cores())
     if wanted < 1:
         raise ValueError(f"JOBS is {wanted}, expected a whole number of at least 1")
     if wanted > fit:
@@ -259,6 +263,8 @@ class Grid:
     recorder: Recorder
     waiting: dict[Any, set]  # stage -> stages that it needs
     jobs: int
+    polite: bool = False  # starts another one only while a core is idle
+    idle: float = 0  # cores, since the last look
     done: set = field(default_factory=set)
     ran: list[Job] = field(default_factory=list)  # as they ended
     running: list[Job] = field(default_factory=list)
@@ -289,7 +295,8 @@ def may_start(grid: Grid, stage: Any) -> bool:
     "Whether all that a stage needs is done and it would disturb nobody."
     alone = [job for job in grid.running if (job.stage.meta or {}).get("alone")]
     free = not grid.running if (stage.meta or {}).get("alone") else len(grid.running) < grid.jobs and not alone
-    return free and grid.waiting[stage] <= grid.done
+    busy = grid.polite and grid.running and grid.idle < 0.5
+    return free and not busy and grid.waiting[stage] <= grid.done
 
 
 def start_some(grid: Grid) -> None:
@@ -349,6 +356,7 @@ def run_grid(
     "Run all stages."
     try:
         while grid.waiting or grid.running:
+            grid.idle = idle_cores()
             start_some(grid)
             show(grid)
             wait([job.process.sentinel for job in grid.running], timeout=1)
@@ -429,7 +437,8 @@ def repro(
     folder.mkdir(parents=True, exist_ok=True)
     with Repo(str(root)) as repo, lock_repo(repo), shown(Console()) as show:
         recorder = Recorder(pipeline.with_name("dvc.lock"), root / ".dvc" / "tmp" / f"{profile}.jsonl")
-        grid = Grid(root, folder, recorder, in_order(repo, os.path.relpath(pipeline), targets), jobs)
+        waiting = in_order(repo, os.path.relpath(pipeline), targets)
+        grid = Grid(root, folder, recorder, waiting, jobs, polite=wanted is None and not gpus())
         run_grid(grid, show)
         show(grid)
     return grid
@@ -440,7 +449,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m pat.jobs", description="dvc repro, with stages side by side.")
     parser.add_argument("pipeline", help="a dvc.yaml: from the working directory if it is there, else from the root")
     parser.add_argument("targets", nargs="*", help="names of stages; default: all")
-    parser.add_argument("--jobs", type=int, help="stages side by side; default: the GPUs, or else the idle cores")
+    parser.add_argument("--jobs", type=int, help="stages side by side; default: the GPUs, or the idle cores")
     add_root(parser)
     return parser.parse_intermixed_args(argv)
 

@@ -124,7 +124,7 @@ def test_jobs_are_as_many_as_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert jobs.gpus() == ["3", "5"] and how_many(None, 1) == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    monkeypatch.setattr(jobs, "free_cores", lambda: 7)
+    monkeypatch.setattr(jobs, "cores", lambda: 7)
     assert jobs.gpus() == [] and how_many(None, 1) == 7
 
 
@@ -168,3 +168,13 @@ def test_what_a_stage_says_is_told_where_the_pipeline_wants_it(project):
                     "b": stage("echo silent; echo 1 > b", outs=["b"])})  # fmt: skip
     _, said, _ = repro(root, "--jobs", "1")
     assert "\nloud [yes]\n" in said and "silent" not in said
+
+
+@pytest.mark.parametrize(("idle", "together"), [(2.0, True), (0.0, False)])
+def test_a_busy_machine_gets_one_at_a_time_unless_somebody_says_how_many(idle, together):
+    stages = [type(name, (), {"meta": None}) for name in "ab"]
+    for polite in (True, False):
+        grid = jobs.Grid(None, None, None, {stages[1]: set()}, jobs=2, polite=polite, idle=idle)
+        assert jobs.may_start(grid, stages[1])  # the first always
+        grid.running.append(jobs.Job(stages[0], None, None, 0))
+        assert jobs.may_start(grid, stages[1]) == (together or not polite)
