@@ -75,12 +75,13 @@ def train(project: Path, way: str, runs: list[str]) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="table to write; default: benchmarks/results/jobs.csv")
-    parser.add_argument("--blocks", type=int, default=3)
+    parser.add_argument("--blocks", type=int, default=6)
+    parser.add_argument("--measured", type=int, help="blocks that are measured; default: all")
     parser.add_argument("--quick", action="store_true", help="two runs, to see that it works")
     args = parser.parse_args()
     random.seed(0)
     names = list(load_params("params.yaml")["runs"])
-    blocks = [names[:2]] if args.quick else [names[i :: args.blocks] for i in range(args.blocks)]
+    blocks = [names[:2]] if args.quick else [names[i :: args.blocks] for i in range(args.blocks)][: args.measured]
     about = {"cores": len(os.sched_getaffinity(0)), "processor": processor(), "torch": torch.__version__}
     rows = []
     with tempfile.TemporaryDirectory() as folder:
