@@ -140,7 +140,9 @@ def test_what_runs_ends_with_the_command(project, number):
     root = project({"a": stage("sleep 1000 & echo $! > pid; wait", outs=["a"])})
     command = [sys.executable, "-c", COLD, "dvc.yaml", "--root", str(root), "--jobs", "1"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen(command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    heard = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs are deaf to it
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "preexec_fn": heard}
+    process = subprocess.Popen(command, cwd=root, env=environment, **options)
     assert ends(lambda: (root / "pid").exists() and (root / "pid").read_text().endswith("\n"))
     sleeper = int((root / "pid").read_text())
     status, _, said = repro(root, "--jobs", "1")
