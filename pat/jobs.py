@@ -43,7 +43,7 @@ with extra("repro"):
 # %% ../nbs/19_jobs.ipynb #ed239bb4
 WARM = ["papermill.cli", "execnb.shell", "pandas", "matplotlib.pyplot", "seaborn", "pat.training", "pat.figures"]
 
-
+# %% ../nbs/19_jobs.ipynb #19ba7a2a
 def register_engine() -> None:
     "Give papermill the engine `here`, which executes the cells of a notebook in this process."
     from execnb.shell import CaptureShell
@@ -298,7 +298,7 @@ def may_start(grid: Grid, stage: Any) -> bool:
     busy = grid.polite and grid.running and grid.idle < 0.5
     return free and not busy and grid.waiting[stage] <= grid.done
 
-
+# %% ../nbs/19_jobs.ipynb #aac892f3
 def start_some(grid: Grid) -> None:
     "Start the stages that may start; those in which nothing has changed are done."
     for stage in [*grid.waiting]:
@@ -381,7 +381,7 @@ def progress(
     left = (now["epochs"] - now["epoch"] - 1) * now["seconds"] / 60
     return f"{now['epoch'] + 1}/{now['epochs']}", f"{now['loss']:.3f}", f"{100 * now['val_miou']:.1f}", f"{left:.1f}"
 
-
+# %% ../nbs/19_jobs.ipynb #cc606ba5
 def live_table(grid: Grid) -> Table:
     "What runs now."
     table = Table("stage", "epoch", "loss", "val mIoU", "minutes left", "minutes", box=None, padding=(0, 2, 0, 0))
