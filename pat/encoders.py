@@ -129,7 +129,10 @@ def smp_weights(
     model = encoder.removeprefix("tu-")
     known = [name.partition(".")[2] for name in timm.list_pretrained(f"{model}.*")]
     choose(weights, [*known, *[PACKAGED] * (model == PACKAGED_ENCODER)], what)
-    return (encoder, PACKAGED) if weights == PACKAGED and packaged_file() else (f"{encoder}.{weights}", True)
+    if weights != PACKAGED:
+        return f"{encoder}.{weights}", True
+    packaged_file()  # that its package is missing is said here, when a params.yaml is checked
+    return encoder, PACKAGED
 
 # %% ../nbs/10_encoders.ipynb #62ce0407
 class Rescale(nn.Module):

@@ -646,7 +646,7 @@ def train(
             outcome = score_best(trainer)
             save_checkpoint(trainer.fabric, folder / "best.ckpt", {"settings": settings, **trainer.best})
             for file in ("last.ckpt", "progress.json"):
-                (folder / file).unlink()
+                (folder / file).unlink(missing_ok=True)  # a kill may come between the two
             return outcome
     except Timeout:
         raise RuntimeError(f"another process trains run {settings['run']!r}: {folder}/lock is held") from None

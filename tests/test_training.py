@@ -553,6 +553,13 @@ def test_run_killed_before_its_test_is_only_tested(outcome, scenes, tmp_path, mo
     assert_same(train(make_settings(), scenes, tmp_path, progress=False), outcome)
 
 
+def test_run_killed_before_its_first_progress_ends_as_well(outcome, scenes, tmp_path):
+    fit(build_trainer(make_settings(), scenes), tmp_path / "last.ckpt", progress=False)
+    (tmp_path / "progress.json").unlink()
+    assert_same(train(make_settings(), scenes, tmp_path, progress=False), outcome)
+    assert not (tmp_path / "last.ckpt").exists()
+
+
 def test_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
     class FullDisk:
         def save(self, path, state):
