@@ -37,8 +37,8 @@ setup(
     extras_require={
         "models": models,
         "repro": models + repro,
-        "cluster": cluster,
-        "dev": models + repro + dev,
+        "cluster": models + repro + cluster,
+        "dev": models + repro + cluster + dev,
     },
     entry_points={"console_scripts": cfg["console_scripts"].split()},
 )

@@ -33,6 +33,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import accumulate
 from math import prod
+from mmap import mmap
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -956,6 +957,15 @@ class Prepared:
         height, width = self.labels.shape[1:]
         sizes = self.meta.get("sizes", ())
         return Layout(height, width, "crop" if sizes else "squeeze", sizes)
+
+    def __getstate__(self) -> dict:
+        "Names of the mapped files instead of what is in them: another process maps them too."
+        whole = lambda part: isinstance(part, np.memmap) and isinstance(part.base, mmap)
+        return {key: Path(part.filename) if whole(part) else part for key, part in vars(self).items()}
+
+    def __setstate__(self, state: dict) -> None:
+        opened = lambda part: np.load(part, mmap_mode="r") if isinstance(part, Path) else part
+        vars(self).update({key: opened(part) for key, part in state.items()})
 
 # %% ../nbs/07_datasets.ipynb #eb37a8c2
 def load_prepared(

@@ -198,15 +198,19 @@ class Recorder:
         self.next = time.time() + 20 * (time.time() - start)
 
 # %% ../nbs/19_jobs.ipynb #8ae1f9ab
-def gpus() -> list[str]:
-    "The GPUs that may be used, as `CUDA_VISIBLE_DEVICES` names them."
+def gpus(
+    each: int = 1,  # GPUs that a stage takes
+) -> list[str]:
+    "The GPUs that may be used, `each` together, as `CUDA_VISIBLE_DEVICES` names them."
     if "CUDA_VISIBLE_DEVICES" in os.environ:
-        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
-    try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
-    except OSError:  # there is no such program
-        return []
-    return [str(i) for i, _ in enumerate(re.findall(r"^GPU \d+", listed, re.MULTILINE))]
+        names = [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name]
+    else:
+        try:
+            listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True).stdout
+        except OSError:  # there is no such program
+            listed = ""
+        names = [str(i) for i, _ in enumerate(re.findall(r"^GPU \d+", listed, re.MULTILINE))]
+    return [",".join(names[i : i + each]) for i in range(0, len(names) - each + 1, each)]
 
 # %% ../nbs/19_jobs.ipynb #37aeb905
 def cores() -> int:
@@ -222,11 +226,12 @@ def idle_cores() -> float:
 def how_many(
     wanted: int | None,  # None: as many as make sense
     need: float,  # bytes of memory that one takes
+    each: int = 1,  # devices that one takes
 ) -> int:
     "How many stages run side by side. `ValueError` if it is no number above 0, or if they do not fit."
     fit = max(1, int(psutil.virtual_memory().available // need))
     if wanted is None:
-        return min(fit, len(gpus()) or cores())
+        return min(fit, len(gpus(each)) or max(1, cores() // each))
     if wanted < 1:
         raise ValueError(f"JOBS is {wanted}, expected a whole number of at least 1")
     if wanted > fit:
@@ -263,6 +268,7 @@ class Grid:
     recorder: Recorder
     waiting: dict[Any, set]  # stage -> stages that it needs
     jobs: int
+    devices: int = 1  # that a stage takes
     polite: bool = False  # starts another one only while a core is idle
     idle: float = 0  # cores, since the last look
     done: set = field(default_factory=set)
@@ -281,7 +287,7 @@ def launch(grid: Grid, stage: Any) -> Job:
     begin(stage)
     place = min(set(range(grid.jobs)) - {job.place for job in grid.running})
     environment = {"DVC_STAGE": stage.addressing, "DVC_ROOT": str(grid.root)}
-    if devices := gpus():
+    if devices := gpus(grid.devices):
         environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
     log = grid.folder / f"{stage.name}.log"
     commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
@@ -430,15 +436,16 @@ def repro(
     "Run the stages of a pipeline that have changed. `ValueError` for a number of jobs that cannot be."
     from dvc.repo import Repo, lock_repo
 
-    profile = read_sections(pipeline.with_name("params.yaml"))["profile"]
+    params = read_sections(pipeline.with_name("params.yaml"))
+    profile, devices = params["profile"], (params.get("train") or {}).get("devices", 1)
     folder = root / "results" / profile / "notebooks"
-    jobs = how_many(wanted, memory_of_one(root / "results" / profile / "costs"))
+    jobs = how_many(wanted, memory_of_one(root / "results" / profile / "costs"), devices)
     set_up(jobs)
     folder.mkdir(parents=True, exist_ok=True)
     with Repo(str(root)) as repo, lock_repo(repo), shown(Console()) as show:
         recorder = Recorder(pipeline.with_name("dvc.lock"), root / ".dvc" / "tmp" / f"{profile}.jsonl")
         waiting = in_order(repo, os.path.relpath(pipeline), targets)
-        grid = Grid(root, folder, recorder, waiting, jobs, polite=wanted is None and not gpus())
+        grid = Grid(root, folder, recorder, waiting, jobs, devices, polite=wanted is None and not gpus())
         run_grid(grid, show)
         show(grid)
     return grid

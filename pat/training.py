@@ -5,15 +5,17 @@
 # %% auto #0
 __all__ = ['AUGMENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings', 'train_settings', 'Batches', 'cut_window',
            'Windows', 'loader', 'layout', 'to_device', 'epoch_generator', 'draw_changes', 'origin_matrix', 'augmented',
-           'evaluate', 'whole_images', 'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss', 'Trainer',
-           'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best', 'save_checkpoint',
-           'read_checkpoint', 'differences', 'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state',
-           'checkpoint_state', 'resume', 'trainer_from', 'begin_epoch', 'write_progress', 'fit', 'score_best', 'train',
-           'without_nan', 'write_outcome', 'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models',
-           'check_loss', 'check_runs', 'check_tables', 'check_pipeline', 'check_params', 'main']
+           'score_batch', 'evaluate', 'whole_images', 'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss',
+           'Trainer', 'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best',
+           'save_checkpoint', 'read_checkpoint', 'differences', 'load_trained', 'identity', 'belongs', 'random_state',
+           'set_random_state', 'checkpoint_state', 'resume', 'trainer_from', 'begin_epoch', 'write_progress',
+           'one_epoch', 'fit', 'score_best', 'log_of', 'fit_share', 'train', 'without_nan', 'write_outcome',
+           'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models', 'check_loss', 'check_runs',
+           'check_tables', 'check_pipeline', 'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
+import importlib
 import json
 import math
 import os
@@ -21,6 +23,7 @@ import sys
 import time
 from bisect import bisect_right
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from .annotation import existing
 from .baselines import build_loss
 from .datasets import FORMATS, Prepared, write_json
+from .devices import GlobalBatchNorm, ddp, deterministic, from_all, run_together, share, whole_batch
 from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model, rebuild
@@ -75,14 +79,18 @@ def check_values(
     "`ValueError` that names the first setting of a training that cannot be."
     choose(values["select"], ["val_ce", "val_miou"], "value of train.select")
     choose(values["precision"], ["32-true", "bf16-mixed"], "value of train.precision")
-    for name in ("epochs", "batch_size"):
+    for name in ("epochs", "batch_size", "devices"):
         whole_number(values[name], f"train.{name}", least=1)
     for name in ("workers", "threads"):
         whole_number(values[name], f"train.{name}", least=0)
     check_number(values["lr"], "train.lr", "a number above 0, written like 0.001", lambda lr: 0 < lr < math.inf)
-    choose(values["channels_last"], [True, False], "value of train.channels_last")
+    for name in ("channels_last", "deterministic", "compile"):
+        choose(values[name], [True, False], f"value of train.{name}")
     choose(values["accelerator"], ["auto", "cpu", "cuda", "gpu", "mps", "tpu"], "value of train.accelerator")
     check_augment(values["augment"])
+    if values["devices"] > values["batch_size"]:
+        told = f"train.devices is {values['devices']} and train.batch_size {values['batch_size']}"
+        raise ValueError(f"{told}: expected an image for each device at least")
 
 # %% ../nbs/11_training.ipynb #ee422250
 @dataclass
@@ -99,6 +107,9 @@ class TrainSettings:
     workers: int = 0  # processes that load batches
     threads: int = 0  # of the CPU; 0 leaves it to torch, a number gives the same sums on any number of cores
     augment: dict | None = None  # how far training images are changed at random, by the options of `AUGMENT`
+    devices: int = 1  # that share every batch, a process each; see 10_devices
+    deterministic: bool = False  # torch's deterministic algorithms: the same numbers from a GPU each time
+    compile: bool = False  # network and loss by `torch.compile`
 
     def __post_init__(self) -> None:
         check_values(vars(self))
@@ -171,6 +182,8 @@ def loader(
     batch_size: int,
     generator: torch.Generator | None = None,  # shuffles; None keeps the order
     workers: int = 0,
+    rank: int = 0,  # of this process among `world` that take turns
+    world: int = 1,
 ) -> DataLoader:  # of (B, H, W, 3) uint8 images and (B, H, W) uint8 labels
     "Batches of a split: all of it in order, or shuffled and without a single image that is left over."
     batches = Batches(data, split)
@@ -179,6 +192,8 @@ def loader(
     alone = generator is not None and 1 < batch_size < len(batches) and len(batches) % batch_size == 1
     order = SequentialSampler(batches) if generator is None else RandomSampler(batches, generator=generator)
     sampler = BatchSampler(order, batch_size, drop_last=alone)
+    if world > 1:
+        sampler = [*sampler][rank::world]  # type: ignore[assignment]
     return DataLoader(batches, None, sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available())
 
 # %% ../nbs/11_training.ipynb #61189d52
@@ -255,25 +270,38 @@ def augmented(
 
 # %% ../nbs/11_training.ipynb #a031afaf
 @torch.no_grad()
+def score_batch(
+    model: nn.Module,
+    batch: Sequence[Tensor],  # of `loader`
+    data: Prepared,
+    device: torch.device | str,
+) -> tuple[np.ndarray, float]:  # (B, C, C) matrices, summed cross-entropy
+    "Confusion matrix of each image of a batch, and the cross-entropy of all its labelled pixels."
+    ignore_index = data.meta["ignore_index"]
+    images, target = to_device(batch, device)
+    logits = model(images)
+    matrices = confusion_matrix(logits.argmax(1), target, data.classes, ignore_index).cpu().numpy()
+    # the sum needs float64, which not every device has
+    return matrices, float(pixel_nll(logits, target, ignore_index).cpu().numpy().sum(dtype=np.float64))
+
+
 def evaluate(
     model: nn.Module,
     data: Prepared,
     split: str,  # "val" or "test"
     batch_size: int,  # changes the as-released mIoU, and nothing else
     device: torch.device | str = "cpu",
+    rank: int = 0,  # of this process among `world` that take turns, batch by batch
+    world: int = 1,
 ) -> tuple[np.ndarray, dict]:  # (N, C, C) matrices, {"ce": ..., "miou_released": ...}
     "Confusion matrix of each image of a split, mean cross-entropy and the as-released mIoU."
     model.eval()
-    ignore_index, matrices, nll, pixels = data.meta["ignore_index"], [], 0.0, 0
-    for batch in loader(data, split, batch_size):
-        images, target = to_device(batch, device)
-        logits = model(images)
-        matrices.append(confusion_matrix(logits.argmax(1), target, data.classes, ignore_index).cpu().numpy())
-        # the sum needs float64, which not every device has
-        nll += float(pixel_nll(logits, target, ignore_index).cpu().numpy().sum(dtype=np.float64))
-        pixels += matrices[-1].sum().item()
-    released = nanmean([batch_miou(of_batch.sum(0)) for of_batch in matrices])
-    return np.concatenate(matrices), {"ce": nll / max(pixels, 1), "miou_released": released}
+    batches = loader(data, split, batch_size, rank=rank, world=world)
+    found = from_all([score_batch(model, batch, data, device) for batch in batches], world)
+    released = nanmean([batch_miou(matrices.sum(0)) for matrices, _ in found])
+    matrices = np.concatenate([matrices for matrices, _ in found])
+    ce = sum(nll for _, nll in found) / max(int(matrices.sum()), 1)
+    return matrices, {"ce": ce, "miou_released": released}
 
 # %% ../nbs/11_training.ipynb #f4f49080
 def whole_images(
@@ -313,12 +341,15 @@ def peak_memory(
 def cost(
     device: torch.device,
     seconds: list[float],  # training time of each epoch
+    peaks: list[float | None],  # memory of each epoch, of `peak_memory`
+    devices: int = 1,
 ) -> dict:
     "Seconds per epoch (the first, which warms up, excluded), peak memory in MiB, device."
     return {
         "seconds_per_epoch": float(np.mean(seconds[1:] or seconds)),
-        "peak_memory_mib": peak_memory(device),
+        "peak_memory_mib": max((peak for peak in peaks if peak is not None), default=None),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "devices": devices,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
@@ -326,14 +357,12 @@ def cost(
 # %% ../nbs/11_training.ipynb #c7d17372
 def start_fabric(
     cfg: TrainSettings,
-    seed: int,
+    devices: int = 1,
+    logger: Any = None,  # of Fabric, or None
 ) -> Fabric:
-    "Device and precision of a run; the number of threads and all generators are set."
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
-    fabric = Fabric(accelerator=cfg.accelerator, devices=1, precision=cfg.precision)  # type: ignore[arg-type]
-    fabric.seed_everything(seed, verbose=False)
-    return fabric
+    "Devices and precision of a run."
+    options: Any = {"accelerator": cfg.accelerator, "precision": cfg.precision, "loggers": logger}
+    return Fabric(devices=devices, strategy=ddp() if devices > 1 else "auto", **options)
 
 # %% ../nbs/11_training.ipynb #42f31790
 def run_loss(
@@ -364,19 +393,27 @@ class Trainer:
     batches: Any  # of the training set, an epoch each time they are iterated over
     history: list[dict] = field(default_factory=list)  # what each epoch gave
     seconds: list[float] = field(default_factory=list)  # training time of each epoch
+    peaks: list[float | None] = field(default_factory=list)  # memory of each epoch, of `peak_memory`
     best: dict = field(default_factory=dict)  # of the epochs so far: its "score", "epoch", and weights, "model"
 
 # %% ../nbs/11_training.ipynb #2b83338a
 def build_trainer(
     settings: dict,  # what `run_settings` returns
     data: Prepared,
+    fabric: Fabric | None = None,  # of `start_fabric`; None: one device, no log
 ) -> Trainer:
-    "A run before its first step."
+    "A run before its first step; the number of threads and all generators are set."
     cfg = train_settings(settings["train"])
-    fabric = start_fabric(cfg, settings["seed"])
+    fabric = fabric or start_fabric(cfg)
+    if cfg.threads:
+        torch.set_num_threads(cfg.threads)
+    fabric.seed_everything(settings["seed"], verbose=False)
     network = build_model(classes=data.classes, **settings["model_options"])
     network = network.to(memory_format=layout(cfg.channels_last))  # type: ignore[call-overload]
     loss_fn = fabric.to_device(run_loss(settings, data))
+    if cfg.compile:
+        network.compile()
+        loss_fn.compile()
     order, draws = torch.Generator().manual_seed(settings["seed"]), epoch_generator(settings["seed"], 0)
     batches = loader(data, "train", cfg.batch_size, order, cfg.workers)
     adam = torch.optim.Adam(network.parameters(), lr=cfg.lr, fused=True)  # one kernel for all weights
@@ -390,8 +427,13 @@ def logits_of(
     images: Tensor,  # of `to_device`
 ) -> Tensor:  # logits (B, C, H, W)
     "What the network says. `ValueError` names `train.batch_size` if the network cannot train with one image."
+    rank, world = trainer.fabric.global_rank, trainer.fabric.world_size
     try:
-        return trainer.model(images)
+        if world == 1:
+            return trainer.model(images)
+        with GlobalBatchNorm():
+            logits = trainer.model(images[share(len(images), rank, world)])
+        return whole_batch(logits, len(images), rank, world)
     except ValueError as error:
         if len(images) > 1 or "more than 1 value per channel" not in str(error):
             raise
@@ -414,7 +456,7 @@ def train_step(
         images = images.contiguous(memory_format=memory_format)
     loss = trainer.loss_fn(logits_of(trainer, images), target)
     trainer.optimizer.zero_grad()
-    trainer.fabric.backward(loss)
+    trainer.fabric.backward(loss * trainer.fabric.world_size)  # several processes divide their sum of gradients by it
     trainer.optimizer.step()
     trainer.scheduler.step()
     return loss.detach()
@@ -441,9 +483,14 @@ def train_epoch(
 
 # %% ../nbs/11_training.ipynb #077cee44
 def validate(trainer: Trainer) -> dict:
-    "Scores of the validation split."
-    matrices, scores = evaluate(trainer.model, trainer.data, "val", trainer.cfg.batch_size, trainer.fabric.device)
-    return {"val_miou": nanmean(iou(matrices.sum(0))), **{f"val_{name}": score for name, score in scores.items()}}
+    "Scores of the validation split; its tail and head go to the log."
+    fabric, meta = trainer.fabric, trainer.data.meta
+    processes = fabric.device, fabric.global_rank, fabric.world_size
+    matrices, scores = evaluate(trainer.model, trainer.data, "val", trainer.cfg.batch_size, *processes)
+    summary = summarise(matrices.sum(0), meta["names"], meta["statistics"]["train"]["class_pixels"])
+    groups = {f"val_{name}": summary[name] for name in ("miou_tail", "miou_head", "pixel_accuracy")}
+    fabric.log_dict(groups, step=len(trainer.history))
+    return {"val_miou": summary["miou"], **{f"val_{name}": score for name, score in scores.items()}}
 
 
 def keep_best(
@@ -460,8 +507,8 @@ def keep_best(
 def save_checkpoint(fabric: Fabric, path: Path, state: dict) -> None:
     "Write a checkpoint: a kill or a full disk leaves the old one. `OSError` if it cannot be written."
     try:
-        with replacing(path) as tmp:
-            fabric.save(tmp, state)
+        with replacing(path) if fabric.is_global_zero else nullcontext(path) as file:
+            fabric.save(file, state)  # the first process does, the others wait for it
     except RuntimeError as error:  # torch does not say what the system said
         told = f"{path} cannot be written ({error}). Is the disk full? Then make room"
         raise OSError(f"{told}, and the run goes on from the epoch before") from error
@@ -543,7 +590,7 @@ def set_random_state(state: dict) -> None:
 # %% ../nbs/11_training.ipynb #7fc7852b
 def checkpoint_state(trainer: Trainer) -> dict:
     "All that the next epoch depends on."
-    parts = ("model", "optimizer", "scheduler", "loss_fn", "history", "seconds", "best")
+    parts = ("model", "optimizer", "scheduler", "loss_fn", "history", "seconds", "peaks", "best")
     state = {name: getattr(trainer, name) for name in parts}
     return {"identity": identity(trainer), **state, "random": random_state(), "order": trainer.order.get_state()}
 
@@ -557,7 +604,8 @@ def resume(
         return
     state = checkpoint_state(trainer)
     trainer.fabric.load(path, state, weights_only=True)
-    trainer.history, trainer.seconds, trainer.best = state["history"], state["seconds"], state["best"]
+    for name in ("history", "seconds", "peaks", "best"):
+        setattr(trainer, name, state[name])
     trainer.order.set_state(state["order"])
     set_random_state(state["random"])
 
@@ -566,19 +614,22 @@ def trainer_from(
     settings: dict,  # what `run_settings` returns
     data: Prepared,
     path: Path,  # of the last epoch's checkpoint
+    fabric: Fabric | None = None,  # of `start_fabric`; None: one device, no log
 ) -> Trainer:
     "A trainer where the checkpoint left it, or at its start if there is none or none that can be used."
-    trainer = build_trainer(settings, data)
+    trainer = build_trainer(settings, data, fabric)
     try:
         resume(trainer, path)
         return trainer
     except torch.OutOfMemoryError:  # not the file's fault
         raise
     except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
-        aside = path.with_suffix(".broken")
-        os.replace(path, aside)
-        print(f"{error}. It is {aside} now, and the run starts anew")
-    return build_trainer(settings, data)  # a part of the file may have been loaded
+        trainer.fabric.barrier()  # all processes have seen it
+        if trainer.fabric.is_global_zero:
+            aside = path.with_suffix(".broken")
+            os.replace(path, aside)
+            print(f"{error}. It is {aside} now, and the run starts anew")
+    return build_trainer(settings, data, fabric)  # a part of the file may have been loaded
 
 # %% ../nbs/11_training.ipynb #dd2778cc
 def begin_epoch(trainer: Trainer, epoch: int) -> None:
@@ -593,6 +644,23 @@ def write_progress(trainer: Trainer, path: Path) -> None:
     now = {"epochs": trainer.cfg.epochs, "seconds": float(np.mean(trainer.seconds)), **trainer.history[-1]}
     write_file(path, json.dumps(now) + "\n")
 
+# %% ../nbs/11_training.ipynb #6886e1e3
+def one_epoch(
+    trainer: Trainer,
+    bar: tqdm,  # moves on with every step
+) -> dict:  # what is new in the history
+    "Train an epoch, validate it and note what it gave."
+    start, epoch = time.perf_counter(), len(trainer.history)
+    (lr,) = trainer.scheduler.get_last_lr()
+    loss = train_epoch(trainer, bar)
+    trainer.seconds.append(time.perf_counter() - start)
+    scores = validate(trainer)
+    keep_best(trainer, scores)
+    trainer.fabric.log_dict({"loss": loss, "lr": lr, **scores}, step=epoch)
+    trainer.history.append({"epoch": epoch, "loss": loss, **scores})
+    trainer.peaks.append(peak_memory(trainer.fabric.device))
+    return trainer.history[-1]
+
 # %% ../nbs/11_training.ipynb #83bab6a1
 def fit(
     trainer: Trainer,
@@ -602,18 +670,14 @@ def fit(
     "Train the epochs that are left."
     cfg, n = trainer.cfg, len(trainer.batches)
     about = {"desc": trainer.settings["run"], "unit": "step", "mininterval": 2, "disable": not progress}
-    with tqdm(total=cfg.epochs * n, initial=len(trainer.history) * n, **about) as bar:
+    with deterministic(cfg.deterministic), tqdm(total=cfg.epochs * n, initial=len(trainer.history) * n, **about) as bar:
         for epoch in range(len(trainer.history), cfg.epochs):
             begin_epoch(trainer, epoch)
-            start = time.perf_counter()
-            loss = train_epoch(trainer, bar)
-            trainer.seconds.append(time.perf_counter() - start)
-            scores = validate(trainer)
-            keep_best(trainer, scores)
-            trainer.history.append({"epoch": epoch, "loss": loss, **scores})
-            bar.set_postfix(loss=f"{loss:.3f}", val_miou=f"{scores['val_miou']:.3f}")
+            row = one_epoch(trainer, bar)
+            bar.set_postfix(loss=f"{row['loss']:.3f}", val_miou=f"{row['val_miou']:.3f}")
             save_checkpoint(trainer.fabric, path, checkpoint_state(trainer))
-            write_progress(trainer, path.with_name("progress.json"))
+            if trainer.fabric.is_global_zero:
+                write_progress(trainer, path.with_name("progress.json"))
 
 # %% ../nbs/11_training.ipynb #e1ed1d8e
 def score_best(trainer: Trainer) -> dict:
@@ -626,8 +690,38 @@ def score_best(trainer: Trainer) -> dict:
         "result": {"settings": trainer.settings, "best_epoch": best, "test": test},
         "history": trainer.history,
         "counts": image_counts(whole_images(matrices, trainer.data, "test")),
-        "cost": cost(trainer.fabric.device, trainer.seconds),
+        "cost": cost(trainer.fabric.device, trainer.seconds, trainer.peaks, trainer.cfg.devices),
     }
+
+# %% ../nbs/11_training.ipynb #a556c457
+def log_of(
+    logs: str | Path | None,  # folder; None: no log
+    run: str,
+) -> Any:  # a logger of Fabric, or None
+    "The log of a run. `ModuleNotFoundError` says what to install."
+    if logs is None:
+        return None
+    try:
+        importlib.import_module("tensorboard")  # the logger asks for it later
+        from lightning_fabric.loggers import TensorBoardLogger
+
+        return TensorBoardLogger(root_dir=logs, name=run, version="")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("a log was asked for, and TensorBoard writes it: pip install tensorboard") from None
+
+# %% ../nbs/11_training.ipynb #e7f97c08
+def fit_share(
+    settings: dict,  # what `run_settings` returns
+    data: Prepared,
+    path: Path,  # of the checkpoint that every epoch leaves
+    progress: bool,
+    logs: str | Path | None,
+) -> None:
+    "What each of several processes does: train the epochs that are left."
+    cfg = train_settings(settings["train"])
+    fabric = start_fabric(cfg, cfg.devices, log_of(logs, settings["run"]))
+    fabric.launch()
+    fit(trainer_from(settings, data, path, fabric), path, progress and fabric.is_global_zero)
 
 # %% ../nbs/11_training.ipynb #481201d5
 def train(
@@ -635,18 +729,22 @@ def train(
     data: Prepared,
     folder: str | Path,  # for checkpoints; locked while the run trains
     progress: bool = True,  # show a bar with loss, validation mIoU and time left
+    logs: str | Path | None = None,  # folder for TensorBoard
 ) -> dict:  # "result", "history" (a dict per epoch), "counts" (N, C, 3) and "cost"
     "Train and test one run, from where it was left. `RuntimeError` if another process is at it."
-    folder = Path(folder)
+    folder, cfg = Path(folder), train_settings(settings["train"])
     folder.mkdir(parents=True, exist_ok=True)
+    last = folder / "last.ckpt"
     try:
         with FileLock(folder / "lock", timeout=0):
-            trainer = trainer_from(settings, data, folder / "last.ckpt")
-            fit(trainer, folder / "last.ckpt", progress)
+            if cfg.devices > 1:
+                run_together(fit_share, cfg.devices, settings, data, last, progress, logs)
+            trainer = trainer_from(settings, data, last, start_fabric(cfg, logger=log_of(logs, settings["run"])))
+            fit(trainer, last, progress)
             outcome = score_best(trainer)
             save_checkpoint(trainer.fabric, folder / "best.ckpt", {"settings": settings, **trainer.best})
-            for file in ("last.ckpt", "progress.json"):
-                (folder / file).unlink(missing_ok=True)  # a kill may come between the two
+            for file in (last, folder / "progress.json"):
+                file.unlink(missing_ok=True)  # a kill may come between the two
             return outcome
     except Timeout:
         raise RuntimeError(f"another process trains run {settings['run']!r}: {folder}/lock is held") from None

@@ -95,6 +95,8 @@ def test_what_cannot_be_written_leaves_what_was_there(tmp_path):
     from lightning_fabric import Fabric
 
     class Full:
+        is_global_zero = True
+
         def save(self, path, state):
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
 

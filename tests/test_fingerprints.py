@@ -81,7 +81,7 @@ def training_of(names):
         ("pat/checkup.py", "FEW = 5", "FEW = 6", set()),
         ("pat/figures.py", "font_scale=0.9", "font_scale=1.0", set()),
         ("pat/encoders.py", 'mode="replicate"', 'mode="reflect"', set()),  # no network of the sample is from smp
-        ("nbs/experiments/train.ipynb", "train(settings, data, checkpoints)", "train(settings, data, 0)", {"train"}),
+        ("nbs/experiments/train.ipynb", "train(settings, data, checkpoints,", "train(settings, data, 0,", {"train"}),
     ],
 )  # fmt: skip
 def test_a_changed_operator_trains_what_it_touches(project, file, old, new, expected):

@@ -123,9 +123,11 @@ def test_numbers_of_jobs_that_cannot_be(project, tmp_path):
 def test_jobs_are_as_many_as_gpus(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
     assert jobs.gpus() == ["3", "5"] and how_many(None, 1) == 2
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,4,6")  # for runs of two GPUs: one is left over
+    assert jobs.gpus(2) == ["0,1", "2,4"] and how_many(None, 1, 2) == 2
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     monkeypatch.setattr(jobs, "cores", lambda: 7)
-    assert jobs.gpus() == [] and how_many(None, 1) == 7
+    assert jobs.gpus() == [] and how_many(None, 1) == 7 and how_many(None, 1, 2) == 3 and how_many(None, 1, 8) == 1
 
 
 def ends(condition, seconds=20):

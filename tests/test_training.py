@@ -24,6 +24,7 @@ from torch.utils.data import BatchSampler, RandomSampler
 from tqdm import tqdm
 
 import pat
+from pat import training
 from pat.datasets import Prepared
 from pat.metrics import iou, nanmean
 from pat.models import build_model
@@ -326,9 +327,9 @@ def test_selected_epoch_and_its_weights_are_kept(scenes, tmp_path, monkeypatch, 
     "Staged scores: cross-entropy is best after epoch 1, mIoU after epoch 2, and epoch 3 equals their best."
     staged, weights = iter([(1.0, 0.5), (0.5, 0.2), (0.7, 0.9), (0.5, 0.9)]), []
 
-    def fake(model, data, split, batch_size, device):
+    def fake(model, data, split, batch_size, *processes):
         if split == "test":
-            return evaluate(model, data, split, batch_size, device)
+            return evaluate(model, data, split, batch_size, *processes)
         weights.append({k: v.clone() for k, v in model.state_dict().items()})
         ce, hits = next(staged)
         matrix = np.zeros((1, 10, 10))
@@ -391,7 +392,7 @@ def test_no_float64_on_the_device(outcome, scenes, tmp_path):
 
 def test_a_system_that_does_not_know_the_peak_of_the_memory(monkeypatch):
     monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows, where importing it fails
-    spent = cost(torch.device("cpu"), [1.0])
+    spent = cost(torch.device("cpu"), [1.0], [training.peak_memory(torch.device("cpu"))])
     assert spent["peak_memory_mib"] is None
     json.dumps(spent, allow_nan=False)
 
@@ -562,6 +563,8 @@ def test_run_killed_before_its_first_progress_ends_as_well(outcome, scenes, tmp_
 
 def test_checkpoint_that_cannot_be_written_leaves_the_old_one(tmp_path):
     class FullDisk:
+        is_global_zero = True
+
         def save(self, path, state):
             Path(path).write_bytes(b"half")
             raise OSError("No space left on device")
