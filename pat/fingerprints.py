@@ -228,9 +228,10 @@ def model_fingerprint(code: Code, name: str) -> str:
 def fingerprints(
     root: Path,  # of the project
     params: dict,  # what `load_params` returns
+    package: Path | None = None,  # whose code; None: the project's
 ) -> dict[str, str]:  # name of the file -> its text
     "All that the stages of a profile depend on."
-    code, files = read_code(root / "pat"), {}
+    code, files = read_code(package or root / "pat"), {}
     for notebook in sorted([*root.glob("nbs/experiments/*.ipynb"), *root.glob("nbs/paper/*.ipynb")]):
         rows = [*LOSSES, *MODELS, SMP] if notebook.stem == "train" else []
         files[notebook.stem] = notebook_fingerprint(code, notebook, rows + [PREPARE] * (notebook.stem != "prepare"))

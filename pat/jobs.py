@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WARM', 'register_engine', 'joined', 'run_command', 'end_group', 'die_with_parent', 'work', 'in_order', 'begin',
            'take', 'merge', 'Recorder', 'gpus', 'cores', 'idle_cores', 'how_many', 'memory_of_one', 'Job', 'Grid',
-           'start_method', 'launch', 'may_start', 'start_some', 'end', 'drop_what_needs', 'stop', 'run_grid',
-           'progress', 'live_table', 'shown', 'set_up', 'repro', 'parse', 'main']
+           'start_method', 'goes_out', 'launch', 'may_start', 'start_some', 'end', 'drop_what_needs', 'stop',
+           'run_grid', 'progress', 'live_table', 'shown', 'set_up', 'cluster_at', 'repro', 'parse', 'main']
 
 # %% ../nbs/19_jobs.ipynb #101970e4
 import argparse
@@ -28,7 +28,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +111,10 @@ def work(
     commands: list[str],
     log: Path,  # gets all that they print
     environment: dict[str, str],
+    folder: Path,  # where they run: the root of the project
 ) -> None:
     "What the process of a stage does."
+    os.chdir(folder)
     if hasattr(os, "setsid"):
         os.setsid()  # a signal to the group reaches what a command has started
     threading.Thread(target=die_with_parent, daemon=True).start()
@@ -253,9 +254,9 @@ class Job:
     "A stage that runs."
 
     stage: Any  # of DVC
-    process: BaseProcess
+    process: Any  # `multiprocessing`'s, or one on a cluster that looks alike
     log: Path
-    place: int  # 0 to jobs - 1: which GPU
+    place: int | None  # 0 to jobs - 1: which GPU; None: on a cluster
     start: float = field(default_factory=time.time)
 
 # %% ../nbs/19_jobs.ipynb #437a1f8b
@@ -269,6 +270,7 @@ class Grid:
     waiting: dict[Any, set]  # stage -> stages that it needs
     jobs: int
     devices: int = 1  # that a stage takes
+    cluster: Any = None  # of pat.cluster, for trainings
     polite: bool = False  # starts another one only while a core is idle
     idle: float = 0  # cores, since the last look
     done: set = field(default_factory=set)
@@ -282,27 +284,39 @@ def start_method() -> str:
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
 
 
+def goes_out(grid: Grid, stage: Any) -> bool:
+    "Whether a stage runs on a cluster."
+    return grid.cluster is not None and bool((stage.meta or {}).get("cluster"))
+
+
 def launch(grid: Grid, stage: Any) -> Job:
     "Start the process of a stage."
     begin(stage)
+    log = grid.folder / f"{stage.name}.log"
+    if goes_out(grid, stage):
+        return Job(stage, grid.cluster.submit(stage, log), log, None)
     place = min(set(range(grid.jobs)) - {job.place for job in grid.running})
     environment = {"DVC_STAGE": stage.addressing, "DVC_ROOT": str(grid.root)}
     if devices := gpus(grid.devices):
         environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
-    log = grid.folder / f"{stage.name}.log"
     commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
     start = multiprocessing.get_context(start_method())
-    process = start.Process(target=work, args=(commands, log, environment), name=stage.name)  # type: ignore[attr-defined]
+    process = start.Process(target=work, args=(commands, log, environment, grid.root), name=stage.name)  # type: ignore[attr-defined]
     process.start()
     return Job(stage, process, log, place)
 
 # %% ../nbs/19_jobs.ipynb #216d1328
 def may_start(grid: Grid, stage: Any) -> bool:
     "Whether all that a stage needs is done and it would disturb nobody."
-    alone = [job for job in grid.running if (job.stage.meta or {}).get("alone")]
-    free = not grid.running if (stage.meta or {}).get("alone") else len(grid.running) < grid.jobs and not alone
-    busy = grid.polite and grid.running and grid.idle < 0.5
-    return free and not busy and grid.waiting[stage] <= grid.done
+    if not grid.waiting[stage] <= grid.done:
+        return False
+    here = [job for job in grid.running if job.place is not None]
+    if any((job.stage.meta or {}).get("alone") for job in here):
+        return False
+    if (stage.meta or {}).get("alone"):
+        return not grid.running
+    busy = grid.polite and here and grid.idle < 0.5
+    return goes_out(grid, stage) or (len(here) < grid.jobs and not busy)
 
 # %% ../nbs/19_jobs.ipynb #aac892f3
 def start_some(grid: Grid) -> None:
@@ -346,7 +360,11 @@ def drop_what_needs(grid: Grid) -> None:
 # %% ../nbs/19_jobs.ipynb #a6bf6cda
 def stop(grid: Grid) -> None:
     "End what runs."
+    if grid.cluster is not None:
+        grid.cluster.stop()
     for job in grid.running:
+        if job.place is None:
+            continue
         for force in (False, True):
             try:
                 end_group(job.process.pid or 0, force)
@@ -365,7 +383,7 @@ def run_grid(
             grid.idle = idle_cores()
             start_some(grid)
             show(grid)
-            wait([job.process.sentinel for job in grid.running], timeout=1)
+            wait({job.process.sentinel for job in grid.running}, timeout=1)
             for job in [job for job in grid.running if not job.process.is_alive()]:
                 end(grid, job)
             drop_what_needs(grid)
@@ -426,26 +444,43 @@ def set_up(jobs: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // jobs))
     multiprocessing.get_context(start_method()).set_forkserver_preload(WARM)
 
+# %% ../nbs/19_jobs.ipynb #88eeee76
+def cluster_at(
+    address: str,  # of a Ray head, host:port, or "local"
+    root: Path,  # of the project
+    jobs: int,  # side by side, if it is local
+    memory: float,  # bytes that a training takes
+    devices: int,  # that it takes
+    params_file: str,  # from the root
+) -> Any:  # a `pat.cluster.Cluster`
+    "Connect to a cluster. `ValueError` if it does not answer."
+    from pat.cluster import Cluster, Place
+
+    return Cluster(Place(root, None if address == "local" else address, jobs * devices, memory, devices), params_file)
+
 # %% ../nbs/19_jobs.ipynb #99f70ce3
 def repro(
     pipeline: Path,  # a dvc.yaml
     root: Path,  # of the project
     wanted: int | None,  # jobs; None: as many as make sense
     targets: Sequence[str],  # names of stages; all if none is named
+    address: str | None = None,  # of the head of a Ray cluster for the trainings, or "local"; None: no cluster
 ) -> Grid:  # when nothing runs any more
-    "Run the stages of a pipeline that have changed. `ValueError` for a number of jobs that cannot be."
+    "Run the stages of a pipeline that have changed. `ValueError` for jobs or a cluster that cannot be."
     from dvc.repo import Repo, lock_repo
 
     params = read_sections(pipeline.with_name("params.yaml"))
     profile, devices = params["profile"], (params.get("train") or {}).get("devices", 1)
-    folder = root / "results" / profile / "notebooks"
-    jobs = how_many(wanted, memory_of_one(root / "results" / profile / "costs"), devices)
+    folder, need = root / "results" / profile / "notebooks", memory_of_one(root / "results" / profile / "costs")
+    jobs = how_many(wanted, need, devices)
     set_up(jobs)
     folder.mkdir(parents=True, exist_ok=True)
     with Repo(str(root)) as repo, lock_repo(repo), shown(Console()) as show:
         recorder = Recorder(pipeline.with_name("dvc.lock"), root / ".dvc" / "tmp" / f"{profile}.jsonl")
         waiting = in_order(repo, os.path.relpath(pipeline), targets)
         grid = Grid(root, folder, recorder, waiting, jobs, devices, polite=wanted is None and not gpus())
+        if address is not None:
+            grid.cluster = cluster_at(address, root, jobs, need, devices, params["params_file"])
         run_grid(grid, show)
         show(grid)
     return grid
@@ -457,6 +492,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("pipeline", help="a dvc.yaml: from the working directory if it is there, else from the root")
     parser.add_argument("targets", nargs="*", help="names of stages; default: all")
     parser.add_argument("--jobs", type=int, help="stages side by side; default: the GPUs, or the idle cores")
+    parser.add_argument("--ray", action="store_true", help="train on a Ray cluster of its own in this machine")
+    parser.add_argument("--address", help="train on the Ray cluster whose head is at this host:port")
     add_root(parser)
     return parser.parse_intermixed_args(argv)
 
@@ -467,8 +504,9 @@ def main(argv: list[str] | None = None) -> None:
 
     wanted = parse(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    pipeline, address = named_path(wanted.pipeline, wanted.root), wanted.address or ("local" if wanted.ray else None)
     try:
-        grid = repro(named_path(wanted.pipeline, wanted.root), wanted.root, wanted.jobs, wanted.targets)
+        grid = repro(pipeline, wanted.root, wanted.jobs, wanted.targets, address)
     except (ValueError, OSError, DvcException) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
