@@ -6,7 +6,7 @@
 __all__ = ['Task', 'task_of', 'node_folder', 'shares_folder', 'pack', 'kept', 'own_fingerprints', 'check_code', 'lay_out',
            'written', 'run_commands', 'run_task', 'Place', 'knock', 'connect', 'finish', 'serve', 'Remote', 'Cluster']
 
-# %% ../nbs/20_cluster.ipynb #53fd9cd1
+# %% ../nbs/20_cluster.ipynb #c38f8707
 import getpass
 import hashlib
 import logging
@@ -20,7 +20,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import chdir, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from multiprocessing.connection import Connection
@@ -30,14 +30,14 @@ from typing import Any
 import numpy as np
 
 import pat.fingerprints
-from .jobs import WARM, die_with_parent, start_method, work
+from .jobs import die_with_parent, work
 from .params import extra, load_params, replacing, write_file
 
 with extra("cluster"):
     import ray
     from filelock import FileLock
 
-# %% ../nbs/20_cluster.ipynb #58289146
+# %% ../nbs/20_cluster.ipynb #13592d5a
 @dataclass
 class Task:
     "A stage for a node: what it runs, and what it reads."
@@ -50,7 +50,7 @@ class Task:
     files: dict[str, bytes]  # path from the root -> content
     folders: dict[str, str]  # path from the root -> hash
 
-# %% ../nbs/20_cluster.ipynb #e28e32bb
+# %% ../nbs/20_cluster.ipynb #27aea815
 def task_of(
     stage: Any,  # of DVC; the hashes of what it reads are taken
     root: Path,  # of the project
@@ -67,7 +67,7 @@ def task_of(
     files = {path: (root / path).read_bytes() for path in paths if path not in inside}
     return Task(stage.name, commands, params_file, str(root), token, files, folders)
 
-# %% ../nbs/20_cluster.ipynb #514961ea
+# %% ../nbs/20_cluster.ipynb #3ebda115
 def node_folder() -> Path:
     "Where a node without the project's folder keeps what it gets: PAT_NODE_FOLDER, or among temporary files."
     default = Path(tempfile.gettempdir()) / f"pat-{getpass.getuser()}"
@@ -81,7 +81,7 @@ def shares_folder(task: Task) -> bool:
     except OSError:
         return False
 
-# %% ../nbs/20_cluster.ipynb #6949d8fe
+# %% ../nbs/20_cluster.ipynb #c81c7184
 def pack(folder: Path) -> dict[str, np.ndarray]:  # path from there -> bytes; Ray shares arrays without a copy
     "The files of a folder."
     return {
@@ -107,7 +107,7 @@ def kept(
             os.replace(tmp, store / key)
     return store / key
 
-# %% ../nbs/20_cluster.ipynb #6d198b52
+# %% ../nbs/20_cluster.ipynb #aafc542c
 @lru_cache(maxsize=1)
 def own_fingerprints(root: Path, params_file: str) -> dict[str, str]:
     "What the code of this node executes."
@@ -128,7 +128,7 @@ def check_code(
             told = f"node {node} has another version of the code in {package}: the fingerprint of {name!r} differs"
             raise ValueError(f"{told}. Install there what is installed here")
 
-# %% ../nbs/20_cluster.ipynb #eab41bbd
+# %% ../nbs/20_cluster.ipynb #be85fd0c
 def lay_out(
     task: Task,
     refs: dict[str, Any],  # hash of a folder -> its content, as Ray knows it
@@ -155,22 +155,21 @@ def written(
     files = {file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()}
     return {path: file.read_bytes() for path, file in files.items() if path not in task.files and file.name != "lock"}
 
-# %% ../nbs/20_cluster.ipynb #c8719b37
+# %% ../nbs/20_cluster.ipynb #de538594
 def run_commands(
     task: Task,
     root: Path,  # of the task on this node
 ) -> tuple[int, str]:  # exit status, all that was printed
     "The commands of a task, in a process of their own."
-    context = multiprocessing.get_context(start_method())
-    context.set_forkserver_preload(WARM)
     environment = {name: os.environ[name] for name in ("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS") if name in os.environ}
-    with tempfile.TemporaryDirectory() as tmp:
+    with tempfile.TemporaryDirectory() as tmp, chdir(root):
         log = Path(tmp) / "log"
         log.touch()
-        process = context.Process(target=work, args=(task.commands, log, environment, root))  # type: ignore[attr-defined]
+        spawn = multiprocessing.get_context("spawn")
+        process = spawn.Process(target=work, args=(task.commands, log, environment, root))
         process.start()
         process.join()
-        return process.exitcode, log.read_text(errors="replace")
+        return process.exitcode or 0, log.read_text(errors="replace")
 
 
 def run_task(
@@ -188,7 +187,7 @@ def run_task(
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
-# %% ../nbs/20_cluster.ipynb #3030ad3b
+# %% ../nbs/20_cluster.ipynb #e4c08411
 @dataclass
 class Place:
     "Where tasks run, and what each of them takes."
@@ -198,6 +197,7 @@ class Place:
     cpus: int  # of that one
     memory: float  # bytes that a task takes
     devices: int = 1  # GPUs that a task takes, or cores where there is none
+    hello: float = 60  # seconds that connecting may take
     patience: float = 300  # seconds that a head which was lost may take to be back
 
 
@@ -217,7 +217,7 @@ def knock(
         todo = "start one there with `ray start --head --port=" + port + "`, or name another address"
         raise ValueError(f"no Ray head answers at {address} ({error}): {todo}") from None
 
-# %% ../nbs/20_cluster.ipynb #9c9ac9f1
+# %% ../nbs/20_cluster.ipynb #d2809655
 def connect(place: Place) -> dict[str, Any]:  # what a task asks for, as `ray.remote` names it
     "Connect this process to the cluster."
     own = {"num_cpus": place.cpus, "include_dashboard": False}
@@ -250,7 +250,7 @@ def finish(
             tmp.write_bytes(content)
     return status, said
 
-# %% ../nbs/20_cluster.ipynb #b4076b9e
+# %% ../nbs/20_cluster.ipynb #639b4815
 def serve(
     connection: Connection,  # to the process that records
     place: Place,
@@ -274,7 +274,7 @@ def serve(
         for future in ray.wait([*running], timeout=0.2)[0] if running else []:
             connection.send((running.pop(future), *finish(future, place.root)))
 
-# %% ../nbs/20_cluster.ipynb #eb77aaa2
+# %% ../nbs/20_cluster.ipynb #cb768ea3
 class Remote:
     "A stage on the cluster, which the rest of the program sees as a process."
 
@@ -289,7 +289,7 @@ class Remote:
         self.cluster.look()
         return self.exitcode is None
 
-# %% ../nbs/20_cluster.ipynb #b2c41de1
+# %% ../nbs/20_cluster.ipynb #07dbf722
 class Cluster:
     "The cluster, as the process that records sees it. `ValueError` if it does not answer."
 
@@ -309,10 +309,13 @@ class Cluster:
         self.process.start()
         theirs.close()
         try:
-            self.connection.recv()
+            if self.connection.poll(self.place.hello):
+                return self.connection.recv()
+            why = f"whatever answers there is no Ray head, or is busy: no connection in {self.place.hello} s"
         except EOFError:
-            where = self.place.address or "a cluster of its own"
-            raise ValueError(f"Ray does not connect to {where}, and says above why") from None
+            why = "it says above why"
+        self.process.kill()
+        raise ValueError(f"Ray does not connect to {self.place.address or 'a cluster of its own'}: {why}")
 
     def submit(self, stage: Any, log: Path) -> Remote:
         "Hand over a stage."

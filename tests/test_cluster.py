@@ -169,6 +169,21 @@ def test_a_task_knows_what_its_stage_reads(project):  # noqa: F811
     assert list(task.folders) == ["in"] and len(task.folders["in"]) == 32
 
 
+def test_a_notebook_runs_in_the_folder_of_its_task(tmp_path):
+    from nbformat import v4, write
+
+    cells = [v4.new_code_cell("from pat.params import ROOT; open('where', 'w').write(str(ROOT))")]
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        write(v4.new_notebook(cells=cells), tmp_path / name / "a.ipynb")
+        task = example(tmp_path, commands=["papermill a.ipynb b.ipynb -k python3", "echo done"])
+        status, said = cluster.run_commands(task, tmp_path / name)
+        assert status == 0 and said.endswith("done\n"), said
+        assert (tmp_path / name / "where").read_text() == str(tmp_path / name)
+    status, said = cluster.run_commands(example(tmp_path, commands=["echo why", "exit 3"]), tmp_path)
+    assert (status, said.splitlines()[1]) == (3, "why")
+
+
 # --- addresses
 
 
@@ -186,8 +201,8 @@ def test_an_address_that_does_not_answer(address, message):
 def test_something_else_at_the_address_is_no_cluster(tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(ValueError, match=f"Ray does not connect to {address}, and says above why"):
-            cluster.Cluster(Place(tmp_path, address, 1, 1), "params.yaml")
+        with pytest.raises(ValueError, match=f"Ray does not connect to {address}: whatever answers there is no"):
+            cluster.Cluster(Place(tmp_path, address, 1, 1, hello=6), "params.yaml")
 
 
 def test_the_command_names_an_address_that_does_not_answer(project):  # noqa: F811
