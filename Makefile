@@ -3,6 +3,7 @@
 
 PYTHON  ?= python3.11
 PROFILE ?= sample
+COMMA   := ,
 ROOT    := $(CURDIR)
 
 # Stages and notebooks start `python`, `papermill` and kernels by name: ours come first,
@@ -39,9 +40,9 @@ data/streets: data.dvc | .venv/installed
 
 setup: .venv/installed data/streets  ## make .venv, install, fetch the embedded data
 
-repro: setup  ## regenerate every table and figure (PROFILE=sample, JOBS=n at a time), then compare with the reference run
-	@echo "[repro] $(DVC_YAML), $(or $(JOBS),as many as cores or GPUs allow) at a time"
-	@.venv/bin/python -m pat.jobs $(DVC_YAML) $(if $(JOBS),--jobs $(JOBS))
+repro: setup  ## regenerate every table and figure (PROFILE=sample, JOBS=n at a time, ADDRESS=of a Ray head), then compare with the reference run
+	@echo "[repro] $(DVC_YAML), $(or $(JOBS),as many as cores or GPUs allow) at a time$(if $(RAY)$(ADDRESS),$(COMMA) trainings on Ray)"
+	@.venv/bin/python -m pat.jobs $(DVC_YAML) $(if $(JOBS),--jobs $(JOBS)) $(if $(RAY),--ray) $(if $(ADDRESS),--address $(ADDRESS))
 	@if [ -f tests/expected/$(PROFILE).json ]; then .venv/bin/python -m pat.report compare $(PROFILE); fi
 	@echo "[repro] open results/$(PROFILE)/report.html"
 

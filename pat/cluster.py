@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['Task', 'task_of', 'node_folder', 'shares_folder', 'pack', 'kept', 'own_fingerprints', 'check_code', 'lay_out',
-           'written', 'run_commands', 'run_task', 'Place', 'knock', 'connect', 'finish', 'serve', 'Remote', 'Cluster']
+           'written', 'run_commands', 'run_task', 'Place', 'knock', 'show_token', 'connect', 'finish', 'serve',
+           'Remote', 'Cluster']
 
-# %% ../nbs/20_cluster.ipynb #c38f8707
+# %% ../nbs/20_cluster.ipynb #db97c1d2
 import getpass
 import hashlib
 import logging
@@ -37,7 +38,7 @@ with extra("cluster"):
     import ray
     from filelock import FileLock
 
-# %% ../nbs/20_cluster.ipynb #13592d5a
+# %% ../nbs/20_cluster.ipynb #0ad01a74
 @dataclass
 class Task:
     "A stage for a node: what it runs, and what it reads."
@@ -50,7 +51,7 @@ class Task:
     files: dict[str, bytes]  # path from the root -> content
     folders: dict[str, str]  # path from the root -> hash
 
-# %% ../nbs/20_cluster.ipynb #27aea815
+# %% ../nbs/20_cluster.ipynb #7c85193d
 def task_of(
     stage: Any,  # of DVC; the hashes of what it reads are taken
     root: Path,  # of the project
@@ -67,7 +68,7 @@ def task_of(
     files = {path: (root / path).read_bytes() for path in paths if path not in inside}
     return Task(stage.name, commands, params_file, str(root), token, files, folders)
 
-# %% ../nbs/20_cluster.ipynb #3ebda115
+# %% ../nbs/20_cluster.ipynb #db376685
 def node_folder() -> Path:
     "Where a node without the project's folder keeps what it gets: PAT_NODE_FOLDER, or among temporary files."
     default = Path(tempfile.gettempdir()) / f"pat-{getpass.getuser()}"
@@ -81,7 +82,7 @@ def shares_folder(task: Task) -> bool:
     except OSError:
         return False
 
-# %% ../nbs/20_cluster.ipynb #c81c7184
+# %% ../nbs/20_cluster.ipynb #d39062e2
 def pack(folder: Path) -> dict[str, np.ndarray]:  # path from there -> bytes; Ray shares arrays without a copy
     "The files of a folder."
     return {
@@ -107,7 +108,7 @@ def kept(
             os.replace(tmp, store / key)
     return store / key
 
-# %% ../nbs/20_cluster.ipynb #aafc542c
+# %% ../nbs/20_cluster.ipynb #a3cb0e00
 @lru_cache(maxsize=1)
 def own_fingerprints(root: Path, params_file: str) -> dict[str, str]:
     "What the code of this node executes."
@@ -128,7 +129,7 @@ def check_code(
             told = f"node {node} has another version of the code in {package}: the fingerprint of {name!r} differs"
             raise ValueError(f"{told}. Install there what is installed here")
 
-# %% ../nbs/20_cluster.ipynb #be85fd0c
+# %% ../nbs/20_cluster.ipynb #2593ae87
 def lay_out(
     task: Task,
     refs: dict[str, Any],  # hash of a folder -> its content, as Ray knows it
@@ -155,7 +156,7 @@ def written(
     files = {file.relative_to(root).as_posix(): file for file in root.rglob("*") if file.is_file()}
     return {path: file.read_bytes() for path, file in files.items() if path not in task.files and file.name != "lock"}
 
-# %% ../nbs/20_cluster.ipynb #de538594
+# %% ../nbs/20_cluster.ipynb #f48c7104
 def run_commands(
     task: Task,
     root: Path,  # of the task on this node
@@ -187,7 +188,7 @@ def run_task(
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
-# %% ../nbs/20_cluster.ipynb #e4c08411
+# %% ../nbs/20_cluster.ipynb #456bb657
 @dataclass
 class Place:
     "Where tasks run, and what each of them takes."
@@ -217,7 +218,14 @@ def knock(
         todo = "start one there with `ray start --head --port=" + port + "`, or name another address"
         raise ValueError(f"no Ray head answers at {address} ({error}): {todo}") from None
 
-# %% ../nbs/20_cluster.ipynb #d2809655
+# %% ../nbs/20_cluster.ipynb #7dc1f665
+def show_token() -> None:
+    "Let Ray show the token of this user, if there is one and nobody has said otherwise."
+    named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {*os.environ}
+    if named or (Path.home() / ".ray" / "auth_token").exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when a process imports Ray
+
+
 def connect(place: Place) -> dict[str, Any]:  # what a task asks for, as `ray.remote` names it
     "Connect this process to the cluster."
     own = {"num_cpus": place.cpus, "include_dashboard": False}
@@ -250,7 +258,7 @@ def finish(
             tmp.write_bytes(content)
     return status, said
 
-# %% ../nbs/20_cluster.ipynb #639b4815
+# %% ../nbs/20_cluster.ipynb #fa28c447
 def serve(
     connection: Connection,  # to the process that records
     place: Place,
@@ -274,7 +282,7 @@ def serve(
         for future in ray.wait([*running], timeout=0.2)[0] if running else []:
             connection.send((running.pop(future), *finish(future, place.root)))
 
-# %% ../nbs/20_cluster.ipynb #cb768ea3
+# %% ../nbs/20_cluster.ipynb #2bf59b0c
 class Remote:
     "A stage on the cluster, which the rest of the program sees as a process."
 
@@ -289,7 +297,7 @@ class Remote:
         self.cluster.look()
         return self.exitcode is None
 
-# %% ../nbs/20_cluster.ipynb #07dbf722
+# %% ../nbs/20_cluster.ipynb #6faa902a
 class Cluster:
     "The cluster, as the process that records sees it. `ValueError` if it does not answer."
 
@@ -303,6 +311,7 @@ class Cluster:
     def start(self) -> None:
         "Connect."
         knock(self.place.address)
+        show_token()
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, self.place), name="ray")
