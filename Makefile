@@ -1,4 +1,4 @@
-# Two commands: `make repro` regenerates every table and figure, `make test` runs every test.
+# Two commands: `make repro` regenerates every table and figure, `make test` runs the notebooks and tests.
 # Both make .venv, install requirements.lock and fetch the embedded data first, once.
 
 PYTHON  ?= python3.11
@@ -16,7 +16,7 @@ unexport PYTHONPATH
 DVC_YAML = $(if $(filter sample,$(PROFILE)),dvc.yaml,profiles/$(PROFILE)/dvc.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro redraw test lab lock
+.PHONY: help setup repro redraw test slow lab lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -51,15 +51,17 @@ redraw: setup  ## draw tables, figures and report again from the results that ar
 	@mkdir -p results/$(PROFILE)/notebooks
 	@.venv/bin/dvc repro --force --single-item $(addprefix $(DVC_YAML):,$(DRAWN))
 
-LONGEST = tests/test_paper_profile.py
 # Two notebooks or test files at a time, with threads of their own each: threads that spin while they wait would stop both.
-test: export OMP_WAIT_POLICY = passive
-test: setup  ## run every test: the notebooks (nbdev_test) and tests/ (pytest)
+PYTEST = .venv/bin/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile
+test slow: export OMP_WAIT_POLICY = passive
+test: setup  ## run the notebooks (nbdev_test) and the tests (pytest) but for those that take minutes
 	@echo "[test] notebooks"
 	@.venv/bin/nbdev_test --n_workers 2
 	@echo "[test] tests/"
-	@# the file that takes longest first: the other process does the rest meanwhile
-	@.venv/bin/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile --no-loadscope-reorder $(LONGEST) $(filter-out $(LONGEST),$(wildcard tests/test_*.py))
+	@$(PYTEST) -m "not slow" tests
+
+slow: setup  ## run the tests that take minutes: kills at many points, lost nodes, the paper's grid in miniature
+	@$(PYTEST) -m slow tests
 
 lab: setup  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir nbs

@@ -8,13 +8,14 @@ only printed. CamVid's rows need datasets/camvid. It takes about ten minutes on 
 Speed: a row is a way to train the first network of a profile, with its size of images and batches.
 
 - `way`: `in memory` trains on batches that were made beforehand, so it loads nothing: the limit of any loop. `pat` is
-  this package. `pat, compiled` is the same with `train.compile`; what compiling takes once is `warm_up_s`.
+  this package. `pat, compiled` is the same with `train.compile`; the first step shows what compiling takes.
   `usual script` decodes a PNG for each image and label, resizes both, makes the labels one-hot, and computes a mIoU in
   each step, as many published trainings do; in one process, as the others.
 - `ratio`: images per second divided by those of `in memory`. All ways take turns step by step, in an order shuffled
   anew in each, and a ratio is taken within an epoch: on a noisy machine only times taken side by side compare. Median
   over the epochs, `ratio_low` and `ratio_high` are the quartiles.
 - `images_per_s`: median. On the CPU the time is that of the process, so that other processes count less.
+- `first_step_s`: wall time of the first step.
 
 Memory: the sample's first run for 50 epochs; MiB that the process holds at the end of each epoch.
 """
@@ -53,7 +54,7 @@ from pat.training import (
 )  # fmt: skip
 
 COLUMNS = [
-    *("data", "way", "ratio", "ratio_low", "ratio_high", "images_per_s", "warm_up_s"),
+    *("data", "way", "ratio", "ratio_low", "ratio_high", "images_per_s", "first_step_s"),
     *("model", "batch_size", "height", "width", "device", "threads", "torch", "epochs"),
 ]
 FILES = {  # profile -> folders of the training images and their labels
@@ -157,7 +158,12 @@ def speed(profile: str, device: str, repetitions: int) -> list[dict]:
         data = load_prepared(f"{folder}/cache")
         taken = ways(profile, data, params, device)
         steps = len(data.meta["splits"]["train"]) // size
-        first = epoch(taken, steps, clock)
+        first = {}
+        for way, (batches, step) in taken.items():
+            start = time.perf_counter()
+            step(next(iter(batches)))
+            first[way] = time.perf_counter() - start
+        epoch(taken, steps, clock)  # the timed ones find everything warm
         table = [epoch(taken, steps, clock) for _ in range(repetitions)]
     about = {"data": name, "model": next(iter(params["models"])), "batch_size": size, "epochs": repetitions}
     about |= dict(zip(("height", "width"), data.labels.shape[1:], strict=True))
@@ -167,7 +173,7 @@ def speed(profile: str, device: str, repetitions: int) -> list[dict]:
         low, middle, high = statistics.quantiles([each["in memory"] / each[way] for each in table], n=4)
         seconds = statistics.median(each[way] for each in table)
         measured = {"ratio": middle, "ratio_low": low, "ratio_high": high, "images_per_s": steps * size / seconds}
-        measured["warm_up_s"] = max(0.0, first[way] - seconds)
+        measured["first_step_s"] = first[way]
         rounded = {key: round(value, 3) for key, value in measured.items()}
         rows.append({"way": way, **rounded, **about, "threads": torch.get_num_threads()})
         print(f"{name:8} {way:14} {middle:.3f} of in memory [{low:.3f}, {high:.3f}]", flush=True)
@@ -212,10 +218,10 @@ def main() -> None:
         parser.error("--device cuda: torch sees no GPU on this machine")
     random.seed(0)
     profiles = [profile for profile, (images, _) in FILES.items() if (ROOT / images).is_dir()]
+    held = memory(args.device, 3 if args.quick else 50)  # first: what was free before would hide what is held
     rows = []
     for profile in profiles[: 1 if args.quick else None]:
         rows += speed(profile, args.device, 2 if args.quick else args.repetitions)
-    held = memory(args.device, 3 if args.quick else 50)
     if not args.quick:
         ending = "" if args.device == "cpu" else f"-{args.device}"
         write(rows, COLUMNS, f"training{ending}.csv")

@@ -411,9 +411,9 @@ def build_trainer(
     network = build_model(classes=data.classes, **settings["model_options"])
     network = network.to(memory_format=layout(cfg.channels_last))  # type: ignore[call-overload]
     loss_fn = fabric.to_device(run_loss(settings, data))
-    if cfg.compile:
-        network.compile()
-        loss_fn.compile()
+    if cfg.compile:  # the last batch of an epoch has a size of its own, and code for any size is slower for all
+        network.compile(dynamic=False)
+        loss_fn.compile(dynamic=False)
     order, draws = torch.Generator().manual_seed(settings["seed"]), epoch_generator(settings["seed"], 0)
     batches = loader(data, "train", cfg.batch_size, order, cfg.workers)
     adam = torch.optim.Adam(network.parameters(), lr=cfg.lr, fused=True)  # one kernel for all weights
@@ -644,7 +644,7 @@ def write_progress(trainer: Trainer, path: Path) -> None:
     now = {"epochs": trainer.cfg.epochs, "seconds": float(np.mean(trainer.seconds)), **trainer.history[-1]}
     write_file(path, json.dumps(now) + "\n")
 
-# %% ../nbs/11_training.ipynb #6886e1e3
+# %% ../nbs/11_training.ipynb #4d312522
 def one_epoch(
     trainer: Trainer,
     bar: tqdm,  # moves on with every step
@@ -693,7 +693,7 @@ def score_best(trainer: Trainer) -> dict:
         "cost": cost(trainer.fabric.device, trainer.seconds, trainer.peaks, trainer.cfg.devices),
     }
 
-# %% ../nbs/11_training.ipynb #a556c457
+# %% ../nbs/11_training.ipynb #c9d9c253
 def log_of(
     logs: str | Path | None,  # folder; None: no log
     run: str,
@@ -709,7 +709,7 @@ def log_of(
     except ModuleNotFoundError:
         raise ModuleNotFoundError("a log was asked for, and TensorBoard writes it: pip install tensorboard") from None
 
-# %% ../nbs/11_training.ipynb #e7f97c08
+# %% ../nbs/11_training.ipynb #eb92a1a4
 def fit_share(
     settings: dict,  # what `run_settings` returns
     data: Prepared,

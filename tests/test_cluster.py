@@ -73,6 +73,7 @@ def grid_of(project, names, tmp_path, **more):  # noqa: F811
     return root, told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True], ids=["shared folder", "no shared folder"])
 def test_a_node_is_lost_in_mid_grid(project, nodes, tmp_path, alone):  # noqa: F811
     root, told = grid_of(project, "abcde", tmp_path, bad=stage("echo why >&2; exit 3", meta={"cluster": True}))
@@ -92,6 +93,7 @@ def test_a_node_is_lost_in_mid_grid(project, nodes, tmp_path, alone):  # noqa: F
     assert clean(root)
 
 
+@pytest.mark.slow
 def test_the_head_is_started_again(project, nodes, tmp_path):  # noqa: F811
     root, told = grid_of(project, "abc", tmp_path)
     ring, _ = nodes(1)

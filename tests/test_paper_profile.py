@@ -19,6 +19,8 @@ from pat.params import ROOT, load_params, run_settings
 from pat.tables import paper_values
 from pat.training import train, write_outcome
 
+pytestmark = pytest.mark.slow
+
 FOLDER = "profiles/paper"
 PARAMS = load_params(f"{FOLDER}/params.yaml")
 TABLES = {1: "table1", 2: "table2", 3: "table3"}
