@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import chdir, suppress
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -109,7 +109,6 @@ def kept(
     return store / key
 
 # %% ../nbs/20_cluster.ipynb #a3cb0e00
-@lru_cache(maxsize=1)
 def own_fingerprints(root: Path, params_file: str) -> dict[str, str]:
     "What the code of this node executes."
     params = load_params(root / params_file)

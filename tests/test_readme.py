@@ -26,9 +26,9 @@ def test_every_path_in_the_readme_exists():
 def test_the_numbers_to_expect_are_those_of_the_reference_run():
     expected = json.loads((ROOT / "tests/expected/sample.json").read_text())
     readme = (ROOT / "README.md").read_text()
-    for run, values in expected["values"].items():
+    for run, values in expected["miou"].items():
         assert re.search(rf"^{re.escape(run)} +{values[0]:.4f} ", readme, re.M), run
-        tail = expected["tail"][run]
+        tail = expected["miou_tail"][run]
         mean = f"| {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} | {np.mean(tail):.3f} "
         assert f"| {run.removeprefix('streets-segnet-')} {mean}" in readme, run
 
