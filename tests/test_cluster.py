@@ -75,18 +75,20 @@ def grid_of(project, names, tmp_path, **more):  # noqa: F811
 
 @pytest.mark.slow
 @pytest.mark.parametrize("alone", [False, True], ids=["shared folder", "no shared folder"])
-def test_a_node_is_lost_in_mid_grid(project, nodes, tmp_path, alone):  # noqa: F811
+def test_nodes_come_and_go_in_mid_grid(project, nodes, tmp_path, alone):  # noqa: F811
     root, told = grid_of(project, "abcde", tmp_path, bad=stage("echo why >&2; exit 3", meta={"cluster": True}))
-    ring, (_, second) = nodes(2)
+    ring, (first, second) = nodes(2)
     command = begun(root, ring.address, alone)
     assert ends(lambda: len(told("ended")) >= 1 and len(told("begun")) > len(told("ended")), 90)
     ring.remove_node(second, allow_graceful=False)
+    ring.add_node(num_cpus=1, object_store_memory=10**8)
+    ring.remove_node(first, allow_graceful=False)  # what is left has to run on the new one
     said, _ = command.communicate(timeout=120)
     assert command.returncode == 1 and "error: failed: bad." in said and "why" in said  # the others finished
     assert (root / "table").read_text() == "abcde"
     lock = yaml.safe_load((root / "dvc.lock").read_text())["stages"]
     assert sorted(lock) == ["a", "b", "c", "d", "e", "table"]
-    assert len(told("ended")) in (5, 6)  # what had ended was not begun again, unless its node took it along
+    assert 5 <= len(told("ended")) <= 7  # what had ended was not begun again, unless its node took it along
     assert (tmp_path / "node" / "store").exists() == alone
     (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {k: v for k, v in yaml.safe_load(
         (root / "dvc.yaml").read_text())["stages"].items() if k != "bad"}}))  # fmt: skip
