@@ -54,13 +54,13 @@ redraw: setup  ## draw tables, figures and report again from the results that ar
 # Two notebooks or test files at a time, with threads of their own each: threads that spin while they wait would stop both.
 PYTEST = .venv/bin/python -m pytest -n 2 --max-worker-restart 0 --dist loadfile
 test slow: export OMP_WAIT_POLICY = passive
-test: setup  ## run the notebooks (nbdev_test) and the tests (pytest) but for those that take minutes
+test: setup  ## run the notebooks (nbdev_test) and the tests (pytest), but for the slow ones
 	@echo "[test] notebooks"
 	@.venv/bin/nbdev_test --n_workers 2
 	@echo "[test] tests/"
 	@$(PYTEST) -m "not slow" tests
 
-slow: setup  ## run the tests that take minutes: kills at many points, lost nodes, the paper's grid in miniature
+slow: setup  ## run the tests that take long: a killed and an edited pipeline, lost nodes, the paper's grid in miniature
 	@$(PYTEST) -m slow tests
 
 lab: setup  ## open the notebooks in JupyterLab

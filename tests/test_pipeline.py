@@ -135,6 +135,7 @@ def test_a_rerun_writes_the_same_bytes(project):
     assert [file.read_bytes() for file in files] == before
 
 
+@pytest.mark.slow
 def test_prose_runs_no_stage_and_an_edited_operator_trains_its_own_runs(project):
     ran = lambda: re.findall(r"Running stage '([^']+)'", run(project, "dvc", "repro", "table1")[1])
     ran()  # what tests before have left to do
@@ -209,6 +210,7 @@ def test_data_that_were_not_pulled_are_named(project):
     assert status != 0 and "data/streets does not exist" in output and "dvc pull data.dvc" in output
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_where_it_was(project):
     edit(project / "params.yaml", "epochs: 1", "epochs: 6")
     name, checkpoint = "streets-segnet-ce", project / "checkpoints/sample/streets-segnet-ce/last.ckpt"
