@@ -218,11 +218,13 @@ def knock(
         raise ValueError(f"no Ray head answers at {address} ({error}): {todo}") from None
 
 # %% ../nbs/20_cluster.ipynb #7dc1f665
-def show_token() -> None:
-    "Let Ray show the token of this user, if there is one and nobody has said otherwise."
+def show_token() -> bool:
+    "Let Ray show the token of this user. False if there is none, or if it was told before whether to show it."
     named = {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & {*os.environ}
-    if named or (Path.home() / ".ray" / "auth_token").exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # read when a process imports Ray
+    if "RAY_AUTH_MODE" in os.environ or not (named or (Path.home() / ".ray" / "auth_token").exists()):
+        return False
+    os.environ["RAY_AUTH_MODE"] = "token"  # read when a process imports Ray
+    return True
 
 
 def connect(place: Place) -> dict[str, Any]:  # what a task asks for, as `ray.remote` names it
@@ -310,7 +312,6 @@ class Cluster:
     def start(self) -> None:
         "Connect."
         knock(self.place.address)
-        show_token()
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, self.place), name="ray")
@@ -323,6 +324,8 @@ class Cluster:
         except EOFError:
             why = "it says above why"
         self.process.kill()
+        if self.place.address and show_token():
+            return self.start()
         raise ValueError(f"Ray does not connect to {self.place.address or 'a cluster of its own'}: {why}")
 
     def submit(self, stage: Any, log: Path) -> Remote:
