@@ -307,7 +307,12 @@ class Cluster:
         self.running: dict[str, Remote] = {}
         self.token = f"{socket.gethostname()} {os.getpid()} {time.time()}"
         write_file(place.root / ".dvc" / "tmp" / "token", self.token)
-        self.start()
+        try:
+            self.start()
+        except ValueError:
+            if place.address is None or not show_token():
+                raise
+            self.start()
 
     def start(self) -> None:
         "Connect."
@@ -324,8 +329,6 @@ class Cluster:
         except EOFError:
             why = "it says above why"
         self.process.kill()
-        if self.place.address and show_token():
-            return self.start()
         raise ValueError(f"Ray does not connect to {self.place.address or 'a cluster of its own'}: {why}")
 
     def submit(self, stage: Any, log: Path) -> Remote:
