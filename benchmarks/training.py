@@ -21,7 +21,6 @@ Memory: the sample's first run for 50 epochs; MiB that the process holds at the 
 """
 
 import argparse
-import csv
 import random
 import statistics
 import tempfile
@@ -30,6 +29,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import torch
 import torch.nn.functional as F
@@ -201,13 +201,6 @@ def memory(device: str, epochs: int) -> list[dict]:
     return rows
 
 
-def write(rows: list[dict], columns: list[str], name: str) -> None:
-    with (ROOT / "benchmarks" / "results" / name).open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -224,8 +217,8 @@ def main() -> None:
         rows += speed(profile, args.device, 2 if args.quick else args.repetitions)
     if not args.quick:
         ending = "" if args.device == "cpu" else f"-{args.device}"
-        write(rows, COLUMNS, f"training{ending}.csv")
-        write(held, [*held[0]], f"training-memory{ending}.csv")
+        for name, table in (("training", pd.DataFrame(rows)[COLUMNS]), ("training-memory", pd.DataFrame(held))):
+            table.to_csv(ROOT / "benchmarks" / "results" / f"{name}{ending}.csv", index=False)
 
 
 if __name__ == "__main__":

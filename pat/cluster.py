@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Task', 'task_of', 'node_folder', 'shares_folder', 'pack', 'kept', 'own_fingerprints', 'check_code', 'lay_out',
-           'written', 'run_commands', 'run_task', 'Place', 'knock', 'show_token', 'connect', 'finish', 'serve',
-           'Remote', 'Cluster']
+           'written', 'run_commands', 'run_task', 'Place', 'knock', 'show_token', 'connect', 'finish', 'content_of',
+           'serve', 'Line', 'open_line', 'first_line', 'Remote', 'Cluster', 'hand_over', 'look', 'again']
 
 # %% ../nbs/20_cluster.ipynb #db97c1d2
 import getpass
@@ -20,18 +20,21 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
+
+# %% ../nbs/20_cluster.ipynb #71d8d196
+from collections.abc import Callable, Iterable
 from contextlib import chdir, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import pat.fingerprints
-from .jobs import die_with_parent, work
+from .jobs import commands_of, die_with_parent, work
 from .params import extra, load_params, replacing, write_file
 
 with extra("cluster"):
@@ -59,7 +62,7 @@ def task_of(
     token: str,
 ) -> Task:
     "What a node has to know of a stage."
-    commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
+    commands = commands_of(stage)
     hashes = {os.path.relpath(dep.fs_path, root): dep.hash_info.value for dep in stage.deps}
     folders = {path: key.partition(".")[0] for path, key in hashes.items() if (root / path).is_dir()}
     words = [word for command in commands for word in shlex.split(command)]
@@ -74,7 +77,7 @@ def node_folder() -> Path:
     default = Path(tempfile.gettempdir()) / f"pat-{getpass.getuser()}"
     return Path(os.environ.get("PAT_NODE_FOLDER", default))
 
-
+# %% ../nbs/20_cluster.ipynb #63cee938
 def shares_folder(task: Task) -> bool:
     "Whether this node sees the folder of the project."
     try:
@@ -91,7 +94,7 @@ def pack(folder: Path) -> dict[str, np.ndarray]:  # path from there -> bytes; Ra
         if file.is_file()
     }
 
-
+# %% ../nbs/20_cluster.ipynb #fa308886
 def kept(
     key: str,  # hash of a folder
     fetch: Callable[[], Any],  # gives what `pack` gave
@@ -146,7 +149,7 @@ def lay_out(
         (root / path).write_bytes(content)
     return root
 
-
+# %% ../nbs/20_cluster.ipynb #53fcc6f0
 def written(
     task: Task,
     root: Path,  # of `lay_out`
@@ -171,7 +174,7 @@ def run_commands(
         process.join()
         return process.exitcode or 0, log.read_text(errors="replace")
 
-
+# %% ../nbs/20_cluster.ipynb #468742ee
 def run_task(
     task: Task,
     refs: dict[str, Any],  # hash of a folder -> its content, as Ray knows it
@@ -200,7 +203,7 @@ class Place:
     hello: float = 60  # seconds that connecting may take
     patience: float = 300  # seconds that a head which was lost may take to be back
 
-
+# %% ../nbs/20_cluster.ipynb #05f80a66
 def knock(
     address: str | None,  # host:port
     seconds: float = 5,
@@ -226,7 +229,7 @@ def show_token() -> bool:
     os.environ["RAY_AUTH_MODE"] = "token"  # read when a process imports Ray
     return True
 
-
+# %% ../nbs/20_cluster.ipynb #1a8fcd53
 def connect(place: Place) -> dict[str, Any]:  # what a task asks for, as `ray.remote` names it
     "Connect this process to the cluster."
     own = {"num_cpus": place.cpus, "include_dashboard": False}
@@ -240,7 +243,7 @@ def connect(place: Place) -> dict[str, Any]:  # what a task asks for, as `ray.re
         "max_retries": 5,  # of what a node that is lost takes with it
     }
 
-
+# %% ../nbs/20_cluster.ipynb #7c5d9236
 def finish(
     future: Any,  # of `run_task`
     root: Path,  # of the project
@@ -254,10 +257,25 @@ def finish(
         raise  # this process has lost the cluster, which says nothing about the task
     except ray.exceptions.RayError as error:
         return 1, str(error)
-    for path, content in files.items():
-        with replacing(root / path) as tmp:
-            tmp.write_bytes(content)
+    try:
+        for path, content in files.items():
+            with replacing(root / path) as tmp:
+                tmp.write_bytes(content)
+    except OSError as error:  # a full disk
+        return 1, str(error)
     return status, said
+
+# %% ../nbs/20_cluster.ipynb #4a837885
+def content_of(
+    task: Task,
+    root: Path,  # of the project
+    refs: dict[str, Any],  # hash of a folder -> its content, as Ray knows it; grows
+) -> dict[str, Any]:  # those of the task's folders
+    "The folders that a task reads, each given to Ray once."
+    for path, key in task.folders.items():
+        if key not in refs:
+            refs[key] = ray.put(pack(root / path))
+    return {key: refs[key] for key in task.folders.values()}
 
 # %% ../nbs/20_cluster.ipynb #fa28c447
 def serve(
@@ -276,103 +294,128 @@ def serve(
             task = connection.recv()
             if task is None:
                 return ray.shutdown()
-            for path, key in task.folders.items():
-                if key not in refs:
-                    refs[key] = ray.put(pack(place.root / path))
-            running[remote.remote(task, {key: refs[key] for key in task.folders.values()})] = task.name
+            running[remote.remote(task, content_of(task, place.root, refs))] = task.name
         for future in ray.wait([*running], timeout=0.2)[0] if running else []:
             connection.send((running.pop(future), *finish(future, place.root)))
 
-# %% ../nbs/20_cluster.ipynb #2bf59b0c
-class Remote:
-    "A stage on the cluster, which the rest of the program sees as a process."
+# %% ../nbs/20_cluster.ipynb #6e8ef3cd
+class Line(NamedTuple):
+    "The process that talks to Ray, and what connects to it."
 
-    def __init__(self, cluster: "Cluster", task: Task, log: Path):
-        self.cluster, self.task, self.log, self.exitcode = cluster, task, log, None
+    process: BaseProcess
+    connection: Connection
 
-    @property
-    def sentinel(self) -> Connection:
-        return self.cluster.connection
-
-    def is_alive(self) -> bool:
-        self.cluster.look()
-        return self.exitcode is None
-
-# %% ../nbs/20_cluster.ipynb #6faa902a
-class Cluster:
-    "The cluster, as the process that records sees it. `ValueError` if it does not answer."
-
-    def __init__(self, place: Place, params_file: str):
-        self.place, self.params_file = place, params_file
-        self.running: dict[str, Remote] = {}
-        self.token = f"{socket.gethostname()} {os.getpid()} {time.time()}"
-        write_file(place.root / ".dvc" / "tmp" / "token", self.token)
-        try:
-            self.start()
-        except ValueError:
-            if place.address is None or not show_token():
-                raise
-            self.start()
-
-    def start(self) -> None:
-        "Connect."
-        knock(self.place.address)
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, self.place), name="ray")
-        self.process.start()
-        theirs.close()
-        try:
-            if self.connection.poll(self.place.hello):
-                return self.connection.recv()
-            why = f"whatever answers there is no Ray head, or is busy: no connection in {self.place.hello} s"
-        except EOFError:
-            why = "it says above why"
-        self.process.kill()
-        raise ValueError(f"Ray does not connect to {self.place.address or 'a cluster of its own'}: {why}")
-
-    def submit(self, stage: Any, log: Path) -> Remote:
-        "Hand over a stage."
-        job = Remote(self, task_of(stage, self.place.root, self.params_file, self.token), log)
-        self.running[stage.name] = job
-        self.send([job])
-        return job
-
-    def send(self, jobs: Sequence[Remote]) -> None:
-        "Hand over, unless the connection is lost; `look` will see that."
-        with suppress(OSError):
-            for job in jobs:
-                self.connection.send(job.task)
-
-    def look(self) -> None:
-        "See which have ended."
-        try:
-            while self.connection.poll():
-                name, status, said = self.connection.recv()
-                job = self.running.pop(name)
-                job.log.write_text(said)
-                job.exitcode = status
-        except (EOFError, OSError):
-            self.again()
-
-    def again(self) -> None:
-        "Connect anew after the head was lost, and hand over what had not ended."
-        print(f"the connection to Ray is lost; trying again for {self.place.patience:.0f} seconds")
-        deadline = time.time() + self.place.patience
-        while True:
-            self.stop()
-            try:
-                self.start()
-                return self.send([*self.running.values()])
-            except ValueError:
-                if time.time() > deadline:
-                    raise
-            time.sleep(2)
-
-    def stop(self) -> None:
+    def close(self) -> None:
         "Disconnect; Ray ends what still runs."
         with suppress(OSError):
             self.connection.send(None)
         self.process.join(10)
         self.process.kill()
         self.connection.close()
+
+# %% ../nbs/20_cluster.ipynb #d5165b9b
+def open_line(place: Place) -> Line:
+    "Start the process that talks to Ray. `ValueError` if it does not connect."
+    knock(place.address)
+    spawn = multiprocessing.get_context("spawn")
+    connection, theirs = spawn.Pipe()
+    process = spawn.Process(target=serve, args=(theirs, place), name="ray")
+    process.start()
+    theirs.close()
+    try:
+        if connection.poll(place.hello):
+            connection.recv()
+            return Line(process, connection)
+        why = f"whatever answers there is no Ray head, or is busy: no connection in {place.hello} s"
+    except EOFError:
+        why = "it says above why"
+    process.kill()
+    raise ValueError(f"Ray does not connect to {place.address or 'a cluster of its own'}: {why}")
+
+# %% ../nbs/20_cluster.ipynb #557c51e3
+def first_line(place: Place) -> Line:
+    "Connect, with the token of this user if the head wants to see one. `ValueError` if it does not connect."
+    try:
+        return open_line(place)
+    except ValueError:
+        if place.address is None or not show_token():
+            raise
+    return open_line(place)
+
+# %% ../nbs/20_cluster.ipynb #61888a1a
+@dataclass
+class Remote:
+    "A stage on the cluster, which the rest of the program sees as a process."
+
+    cluster: "Cluster"
+    task: Task
+    log: Path
+    exitcode: int | None = None
+
+    @property
+    def sentinel(self) -> Connection:
+        return self.cluster.line.connection
+
+    def is_alive(self) -> bool:
+        look(self.cluster)
+        return self.exitcode is None
+
+# %% ../nbs/20_cluster.ipynb #8800e36e
+@dataclass
+class Cluster:
+    "The cluster, as the process that records sees it. `ValueError` if it does not answer."
+
+    place: Place
+    params_file: str  # from the project's root
+    running: dict[str, Remote] = field(default_factory=dict)
+    losses: int = 0  # of the connection, since a stage has ended
+
+    def __post_init__(self) -> None:
+        self.token = f"{socket.gethostname()} {os.getpid()} {time.time()}"
+        write_file(self.place.root / ".dvc" / "tmp" / "token", self.token)
+        self.line = first_line(self.place)
+
+    def submit(self, stage: Any, log: Path) -> Remote:
+        "Hand over a stage."
+        job = Remote(self, task_of(stage, self.place.root, self.params_file, self.token), log)
+        self.running[stage.name] = job
+        hand_over(self, [job])
+        return job
+
+# %% ../nbs/20_cluster.ipynb #6195fdc3
+def hand_over(cluster: Cluster, jobs: Iterable[Remote]) -> None:
+    "Send tasks, unless the connection is lost; `look` will see that."
+    with suppress(OSError):
+        for job in jobs:
+            cluster.line.connection.send(job.task)
+
+
+def look(cluster: Cluster) -> None:
+    "See which stages have ended."
+    try:
+        while cluster.line.connection.poll():
+            name, status, said = cluster.line.connection.recv()
+            job, cluster.losses = cluster.running.pop(name), 0
+            job.log.write_text(said)
+            job.exitcode = status
+    except (EOFError, OSError):
+        again(cluster)
+
+# %% ../nbs/20_cluster.ipynb #019a0a92
+def again(cluster: Cluster) -> None:
+    "Connect anew after the head was lost, and hand over what had not ended. `ValueError` if it does not come back."
+    cluster.losses += 1
+    if cluster.losses > 5:
+        raise ValueError("the connection to Ray was lost five times, and no stage has ended: it says above why")
+    patience = cluster.place.patience
+    print(f"the connection to Ray is lost; trying again for {patience:.0f} seconds")
+    deadline = time.time() + patience
+    cluster.line.close()
+    while True:
+        try:
+            cluster.line = open_line(cluster.place)
+            return hand_over(cluster, cluster.running.values())
+        except ValueError:
+            if time.time() > deadline:
+                raise
+        time.sleep(2)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['share', 'whole_batch', 'from_all', 'SumOfAll', 'batch_statistics', 'batch_norm_of_all', 'GlobalBatchNorm',
-           'run_together', 'begin_process', 'ddp', 'deterministic']
+           'run_together', 'begin_process', 'ddp', 'noted', 'deterministic']
 
 # %% ../nbs/10_devices.ipynb #f9f6f9df
 import inspect
@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import zip_longest
 from typing import Any
 
+# %% ../nbs/10_devices.ipynb #5b2ea550
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -144,7 +145,7 @@ def run_together(
     port = find_free_network_port()
     mp.start_processes(begin_process, (world, port, function, args), nprocs=world, start_method="spawn")
 
-
+# %% ../nbs/10_devices.ipynb #3dc6c494
 def begin_process(rank: int, world: int, port: int, function: Callable[..., None], args: tuple) -> None:
     "What a process of `run_together` does."
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_RANK": rank, "NODE_RANK": 0, "WORLD_SIZE": world}
@@ -160,6 +161,25 @@ def ddp() -> DDPStrategy:
 
 # %% ../nbs/10_devices.ipynb #ccef2719
 @contextmanager
+def noted(
+    found: set[str],  # grows
+) -> Iterator[None]:
+    "A block in which torch's complaints about operations become their names in `found`. Other warnings are shown."
+    complaint = r"(\S+) does not have a deterministic implementation"
+
+    def note(message: Any, category: Any, *where: Any) -> None:
+        if name := re.match(complaint, str(message)):
+            found.add(name[1])
+        else:
+            show(message, category, *where)
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", message=complaint)
+        show, warnings.showwarning = warnings.showwarning, note  # type: ignore[assignment]
+        yield
+
+# %% ../nbs/10_devices.ipynb #c8f1d564
+@contextmanager
 def deterministic(
     wanted: bool = True,
 ) -> Iterator[set[str]]:  # grows by what torch has no deterministic algorithm for
@@ -168,22 +188,13 @@ def deterministic(
     if not wanted:
         yield found
         return
-
-    def note(message: Any, category: Any, *where: Any) -> None:
-        if name := re.match(r"(\S+) does not have a deterministic implementation", str(message)):
-            found.add(name[1])
-        else:
-            show(message, category, *where)
-
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS has none either
     before = torch.are_deterministic_algorithms_enabled()
-    with warnings.catch_warnings():
-        warnings.simplefilter("default")
-        show, warnings.showwarning = warnings.showwarning, note  # type: ignore[assignment]
-        torch.use_deterministic_algorithms(True, warn_only=True)
-        try:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        with noted(found):
             yield found
-        finally:
-            torch.use_deterministic_algorithms(before)
+    finally:
+        torch.use_deterministic_algorithms(before)
     if found:
         print(f"no deterministic algorithm for {', '.join(sorted(found))}")

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['WARM', 'register_engine', 'joined', 'run_command', 'end_group', 'die_with_parent', 'work', 'in_order', 'begin',
            'take', 'merge', 'Recorder', 'gpus', 'cores', 'idle_cores', 'how_many', 'memory_of_one', 'Job', 'Grid',
-           'start_method', 'goes_out', 'launch', 'may_start', 'start_some', 'end', 'drop_what_needs', 'stop',
-           'run_grid', 'progress', 'live_table', 'shown', 'set_up', 'cluster_at', 'repro', 'parse', 'main']
+           'commands_of', 'start_method', 'goes_out', 'launch', 'may_start', 'start_some', 'end', 'drop_what_needs',
+           'stop', 'run_grid', 'progress', 'live_table', 'shown', 'set_up', 'cluster_at', 'repro', 'parse', 'main']
 
 # %% ../nbs/19_jobs.ipynb #101970e4
 import argparse
@@ -279,6 +279,11 @@ class Grid:
     failed: dict[Any, str] = field(default_factory=dict)  # stage -> why
 
 # %% ../nbs/19_jobs.ipynb #d682d1a8
+def commands_of(stage: Any) -> list[str]:
+    "What a stage runs."
+    return [stage.cmd] if isinstance(stage.cmd, str) else list(stage.cmd)
+
+
 def start_method() -> str:
     "How processes begin: as copies of a warm one where the system can."
     return "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
@@ -288,7 +293,7 @@ def goes_out(grid: Grid, stage: Any) -> bool:
     "Whether a stage runs on a cluster."
     return grid.cluster is not None and bool((stage.meta or {}).get("cluster"))
 
-
+# %% ../nbs/19_jobs.ipynb #fc72160c
 def launch(grid: Grid, stage: Any) -> Job:
     "Start the process of a stage."
     begin(stage)
@@ -299,9 +304,8 @@ def launch(grid: Grid, stage: Any) -> Job:
     environment = {"DVC_STAGE": stage.addressing, "DVC_ROOT": str(grid.root)}
     if devices := gpus(grid.devices):
         environment["CUDA_VISIBLE_DEVICES"] = devices[place % len(devices)]
-    commands = [stage.cmd] if isinstance(stage.cmd, str) else stage.cmd
     start = multiprocessing.get_context(start_method())
-    process = start.Process(target=work, args=(commands, log, environment, grid.root), name=stage.name)  # type: ignore[attr-defined]
+    process = start.Process(target=work, args=(commands_of(stage), log, environment, grid.root), name=stage.name)  # type: ignore[attr-defined]
     process.start()
     return Job(stage, process, log, place)
 
@@ -361,7 +365,7 @@ def drop_what_needs(grid: Grid) -> None:
 def stop(grid: Grid) -> None:
     "End what runs."
     if grid.cluster is not None:
-        grid.cluster.stop()
+        grid.cluster.line.close()
     for job in grid.running:
         if job.place is None:
             continue

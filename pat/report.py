@@ -94,7 +94,7 @@ def reference_range(
     middle, half = (low + high) / 2, max((high - low) / 2, ALLOWED)
     return max(middle - half, 0.0), middle + half
 
-
+# %% ../nbs/15_report.ipynb #9df6eaf0
 def compare(
     expected: dict,  # score of `COMPARED` -> run -> its value for each seed, the first of the reference run
     folder: str | Path,  # results/<profile>
@@ -109,7 +109,7 @@ def compare(
             lines[run].append((values[0], test[score], *reference_range(values, len(runs) * len(COMPARED))))
     return lines
 
-
+# %% ../nbs/15_report.ipynb #cdd7cc78
 def reproduced(
     scores: list[tuple[float, float, float, float]],  # of a run, as `compare` gives them
 ) -> bool:
@@ -121,7 +121,8 @@ def print_comparison(
     lines: dict[str, list[tuple[float, float, float, float]]],  # of `compare`
 ) -> None:
     "A line per run: its scores in the reference run and here, what they may be, and the verdict."
-    print(f"{'run':<31}" + "".join(f"{f'{name} was':>15} {'here':>6}  may be{'':8}" for name in COMPARED.values()))
+    heads = "".join(f"{f'{name} was':>15} {'here':>6}  may be{'':8}" for name in COMPARED.values())
+    print(f"{'run':<31}{heads}".rstrip())
     for run, scores in lines.items():
         told = "".join(f"{was:15.4f} {ours:6.4f}  {low:.3f} to {high:.3f}" for was, ours, low, high in scores)
         print(f"{run:<31}{told}   {'reproduced' if reproduced(scores) else 'not reproduced'}")

@@ -15,7 +15,6 @@ __all__ = ['AUGMENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings'
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
-import importlib
 import json
 import math
 import os
@@ -51,6 +50,7 @@ with extra("repro"):
     import pandas as pd
     from filelock import FileLock, Timeout
     from lightning_fabric import Fabric
+    from lightning_fabric.loggers import TensorBoardLogger
     from tqdm import tqdm
 
 # %% ../nbs/11_training.ipynb #a924e737
@@ -284,7 +284,7 @@ def score_batch(
     # the sum needs float64, which not every device has
     return matrices, float(pixel_nll(logits, target, ignore_index).cpu().numpy().sum(dtype=np.float64))
 
-
+# %% ../nbs/11_training.ipynb #59fefbb0
 def evaluate(
     model: nn.Module,
     data: Prepared,
@@ -699,15 +699,7 @@ def log_of(
     run: str,
 ) -> Any:  # a logger of Fabric, or None
     "The log of a run. `ModuleNotFoundError` says what to install."
-    if logs is None:
-        return None
-    try:
-        importlib.import_module("tensorboard")  # the logger asks for it later
-        from lightning_fabric.loggers import TensorBoardLogger
-
-        return TensorBoardLogger(root_dir=logs, name=run, version="")
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("a log was asked for, and TensorBoard writes it: pip install tensorboard") from None
+    return None if logs is None else TensorBoardLogger(root_dir=logs, name=run, version="")
 
 # %% ../nbs/11_training.ipynb #eb92a1a4
 def fit_share(

@@ -112,6 +112,32 @@ def test_the_head_is_started_again(project, nodes, tmp_path):  # noqa: F811
     assert len([name for name in told("ended") if name == "a"]) == 1  # what was recorded is not run again
 
 
+def test_what_ends_the_connection_again_and_again_ends_the_command(tmp_path, monkeypatch):
+    one = cluster.Line(None, None)
+    closed = []
+    monkeypatch.setattr(cluster.Line, "close", lambda line: closed.append(line))
+    monkeypatch.setattr(cluster, "first_line", lambda place: one)
+    monkeypatch.setattr(cluster, "open_line", lambda place: one)
+    made = cluster.Cluster(Place(tmp_path, None, 1, 1), "params.yaml")
+    for _ in range(5):
+        cluster.again(made)
+    with pytest.raises(ValueError, match="was lost five times, and no stage has ended"):
+        cluster.again(made)
+    assert len(closed) == 5
+
+
+def test_a_full_disk_here_fails_the_stage_and_not_the_connection(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster.ray, "get", lambda future: (0, "done", {"results/a": b"1", "results/b": b"2"}))
+    assert cluster.finish("future", tmp_path) == (0, "done") and (tmp_path / "results/b").read_bytes() == b"2"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(cluster.Path, "write_bytes", full)
+    status, said = cluster.finish("future", tmp_path)
+    assert status == 1 and "No space left on device" in said and (tmp_path / "results/a").read_bytes() == b"1"
+
+
 # --- what a node gets and gives back
 
 
