@@ -233,7 +233,7 @@ def fingerprints(
     "All that the stages of a profile depend on."
     code, files = read_code(package or root / "pat"), {}
     for notebook in sorted([*root.glob("nbs/experiments/*.ipynb"), *root.glob("nbs/paper/*.ipynb")]):
-        rows = [*LOSSES, *MODELS, SMP] if notebook.stem == "train" else []
+        rows = [*LOSSES, *MODELS, SMP] if notebook.stem in ("train", "tune") else []
         files[notebook.stem] = notebook_fingerprint(code, notebook, rows + [PREPARE] * (notebook.stem != "prepare"))
     for row, options in params["losses"].items():
         files[f"loss-{row}"] = entry_fingerprint(code, LOSSES, options["name"])

@@ -205,6 +205,10 @@ tables:
 
 seeds: [0]  # [0, 1, 2] trains each run three times; without, an interval says nothing about the luck of a seed
 
+tune: {{}}
+
+trials: {{}}
+
 runs: {{}}
 """
 

@@ -6,12 +6,12 @@
 __all__ = ['AUGMENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings', 'train_settings', 'Batches', 'cut_window',
            'Windows', 'loader', 'layout', 'to_device', 'epoch_generator', 'draw_changes', 'origin_matrix', 'augmented',
            'score_batch', 'evaluate', 'whole_images', 'image_counts', 'peak_memory', 'cost', 'start_fabric', 'run_loss',
-           'Trainer', 'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best',
+           'Trainer', 'schedule', 'build_trainer', 'logits_of', 'train_step', 'train_epoch', 'validate', 'keep_best',
            'save_checkpoint', 'read_checkpoint', 'differences', 'load_trained', 'identity', 'belongs', 'random_state',
            'set_random_state', 'checkpoint_state', 'resume', 'trainer_from', 'begin_epoch', 'write_progress',
            'one_epoch', 'fit', 'score_best', 'log_of', 'fit_share', 'train', 'without_nan', 'write_outcome',
-           'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models', 'check_loss', 'check_runs',
-           'check_tables', 'check_pipeline', 'check_params', 'main']
+           'check_path', 'check_dataset', 'check_model', 'check_batch', 'check_models', 'check_loss', 'check_losses',
+           'check_runs', 'check_tables', 'check_pipeline', 'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -42,8 +42,8 @@ from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
 from .models import build_model, rebuild
 from pat.params import (
-    ROOT, add_root, check_number, check_place, choose, extra, grid_runs, load_params, named_path, project_of,
-    replacing, run_settings, whole_number, write_file,
+    ROOT, add_root, check_number, check_place, check_run, choose, extra, grid_runs, grid_trials, load_params,
+    named_path, project_of, read_params, replacing, tuned, whole_number, without_rate, write_file,
 )  # fmt: skip
 
 with extra("repro"):
@@ -84,6 +84,7 @@ def check_values(
     for name in ("workers", "threads"):
         whole_number(values[name], f"train.{name}", least=0)
     check_number(values["lr"], "train.lr", "a number above 0, written like 0.001", lambda lr: 0 < lr < math.inf)
+    check_number(values["warmup"], "train.warmup", "a share of the training, 0 to 0.5", lambda w: 0 <= w <= 0.5)
     for name in ("channels_last", "deterministic", "compile"):
         choose(values[name], [True, False], f"value of train.{name}")
     choose(values["accelerator"], ["auto", "cpu", "cuda", "gpu", "mps", "tpu"], "value of train.accelerator")
@@ -99,7 +100,8 @@ class TrainSettings:
 
     epochs: int  # passes over the training set
     batch_size: int  # images per step
-    lr: float = 1e-3  # Adam's learning rate at the first step; annealed to 0
+    lr: float = 1e-3  # Adam's learning rate where it is highest; annealed to 0
+    warmup: float = 0  # share of the training in which the learning rate rises to `lr`
     precision: str = "32-true"  # or "bf16-mixed", as Lightning Fabric names them
     select: str = "val_ce"  # keep the epoch with the lowest "val_ce" or the highest "val_miou"
     channels_last: bool = True  # memory layout of images and weights; the faster one for convolutions
@@ -396,6 +398,20 @@ class Trainer:
     peaks: list[float | None] = field(default_factory=list)  # memory of each epoch, of `peak_memory`
     best: dict = field(default_factory=dict)  # of the epochs so far: its "score", "epoch", and weights, "model"
 
+# %% ../nbs/11_training.ipynb #845e6aa3
+def schedule(
+    optimizer: torch.optim.Optimizer,
+    steps: int,  # of the training
+    warmup: float,  # of `TrainSettings`
+) -> torch.optim.lr_scheduler.LRScheduler:
+    "The learning rate of each step: linear up, then a cosine down."
+    rising = round(warmup * steps)
+    cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps - rising)
+    if not rising:
+        return cosine
+    linear = torch.optim.lr_scheduler.LinearLR(optimizer, 1 / (rising + 1), total_iters=rising)
+    return torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [rising])
+
 # %% ../nbs/11_training.ipynb #2b83338a
 def build_trainer(
     settings: dict,  # what `run_settings` returns
@@ -418,7 +434,7 @@ def build_trainer(
     batches = loader(data, "train", cfg.batch_size, order, cfg.workers)
     adam = torch.optim.Adam(network.parameters(), lr=cfg.lr, fused=True)  # one kernel for all weights
     model, optimizer = fabric.setup(network, adam)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=cfg.epochs * len(batches))
+    scheduler = schedule(optimizer, cfg.epochs * len(batches), cfg.warmup)
     return Trainer(settings, data, cfg, fabric, model, loss_fn, optimizer, scheduler, order, draws, batches)
 
 # %% ../nbs/11_training.ipynb #f6a43c0f
@@ -483,14 +499,13 @@ def train_epoch(
 
 # %% ../nbs/11_training.ipynb #077cee44
 def validate(trainer: Trainer) -> dict:
-    "Scores of the validation split; its tail and head go to the log."
+    "Scores of the validation split."
     fabric, meta = trainer.fabric, trainer.data.meta
     processes = fabric.device, fabric.global_rank, fabric.world_size
     matrices, scores = evaluate(trainer.model, trainer.data, "val", trainer.cfg.batch_size, *processes)
     summary = summarise(matrices.sum(0), meta["names"], meta["statistics"]["train"]["class_pixels"])
-    groups = {f"val_{name}": summary[name] for name in ("miou_tail", "miou_head", "pixel_accuracy")}
-    fabric.log_dict(groups, step=len(trainer.history))
-    return {"val_miou": summary["miou"], **{f"val_{name}": score for name, score in scores.items()}}
+    shown = {name: summary[name] for name in ("miou", "miou_tail", "miou_head", "pixel_accuracy")}
+    return {f"val_{name}": score for name, score in (shown | scores).items()}
 
 
 def keep_best(
@@ -844,7 +859,7 @@ def check_batch(
 
 # %% ../nbs/11_training.ipynb #d0c1088c
 def check_models(
-    params: dict,  # what `load_params` returns
+    params: dict,  # what `read_params` returns
     file: str | Path,  # for the message
 ) -> None:
     "`ValueError` that names a model which cannot be built, or which cannot train with the images of a dataset."
@@ -873,13 +888,31 @@ def check_loss(
         raise ValueError(f"{where} gives a map of shape {tuple(value.shape)}, expected a scalar to train with")
 
 # %% ../nbs/11_training.ipynb #30fc94ba
+def check_losses(
+    params: dict,  # what `read_params` returns
+    file: str | Path,  # for the message
+) -> None:
+    "`ValueError` that names what is wrong with a loss, one of its candidates, or the trials."
+    trials = grid_trials(params)
+    fixed = [(loss, options) for loss, options in params["losses"].items() if not tuned(options)]
+    for loss, options in [*fixed, *((trial["loss"], trial["options"]) for trial in trials.values())]:
+        own, rate = without_rate(options)
+        check_loss(own, f"loss {loss!r} in {file}")
+        try:
+            train_settings(params["train"] | rate)
+        except ValueError as error:
+            raise ValueError(f"loss {loss!r} in {file}: {error}") from None
+    if params["trials"] != trials:
+        raise ValueError(f"trials of {file} are not of its losses: `python -m pat.params {file}` writes them anew")
+
+
 def check_runs(
-    params: dict,  # what `load_params` returns
+    params: dict,  # what `read_params` returns
     file: str | Path,  # for the message
 ) -> None:
     "`ValueError` unless the runs are those that the tables ask for."
     for run in params["runs"]:
-        run_settings(params, run)
+        check_run(params, run)
     if params["runs"] != grid_runs(params):
         raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
 
@@ -888,7 +921,7 @@ TABLES = ("table1", "table2", "table3", "released")  # that are drawn
 
 
 def check_tables(
-    params: dict,  # what `load_params` returns
+    params: dict,  # what `read_params` returns
     file: str | Path,  # for the message
 ) -> None:
     "`ValueError` unless the runs are those of tables that are drawn, table1 among them."
@@ -926,7 +959,7 @@ def check_params(
     file: str | Path,  # a params.yaml
 ) -> dict:  # its sections
     "Raise a `ValueError` that names the first line, dataset, model, loss, option or run in `file` that cannot be."
-    params = load_params(file)
+    params = read_params(file)
     check_place(params, file)
     root = project_of(Path(os.path.abspath(ROOT / file)))
     for name, dataset in params["datasets"].items():
@@ -936,8 +969,7 @@ def check_params(
     except ValueError as error:
         raise ValueError(f"{file}: {error}") from None
     check_models(params, file)
-    for loss, options in params["losses"].items():
-        check_loss(options, f"loss {loss!r} in {file}")
+    check_losses(params, file)
     check_tables(params, file)
     check_pipeline(file)
     return params

@@ -29,6 +29,8 @@ MINE = {
     "losses": {"ce": {"name": "ce"}, "soft": {"name": "pat", "beta": "exponential"}},
     "tables": {"table1": {"models": ["net"], "losses": ["ce", "soft"]}},
     "seeds": [0],
+    "tune": {},
+    "trials": {},
 }
 
 

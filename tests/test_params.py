@@ -21,6 +21,7 @@ from pat.params import (
     named_path,
     profile_file,
     project_root,
+    read_params,
     run_settings,
     with_section,
     write_file,
@@ -41,6 +42,8 @@ PARAMS = {
     },
     "tables": {},
     "seeds": [0, 1],
+    "tune": {},
+    "trials": {},
 }
 
 
@@ -175,7 +178,7 @@ def test_other_profiles_have_a_folder(monkeypatch, tmp_path):
 
 
 def test_load_params_returns_the_sections(write):
-    assert load_params(write()) == PARAMS and set(PARAMS) == SECTIONS
+    assert read_params(write()) == PARAMS and set(PARAMS) == SECTIONS
 
 
 def test_missing_file():

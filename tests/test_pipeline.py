@@ -122,7 +122,7 @@ def test_nothing_changed_nothing_runs_and_an_edited_loss_trains_its_own_run(proj
     status, output = run(project, "dvc", "repro", "train")
     assert status == 0, output
     ran = re.findall(r"Running stage '([^']+)'", output)
-    assert ran == ["check", "train@streets-segnet-pat-written"]
+    assert ran == ["check", "choose", "train@streets-segnet-pat-written"]
     after = json.loads((project / "results/sample/runs/streets-segnet-pat-written.json").read_text())
     assert after["settings"]["loss_options"]["alpha"] == 0.7 and after["test"] != before["test"]
 

@@ -633,6 +633,8 @@ GOOD = {
     "runs": {"scenes-unet-ce": {"dataset": "scenes", "model": "unet", "loss": "ce", "seed": 0}},
     "tables": {"table1": {"models": ["unet"], "losses": ["ce"]}},
     "seeds": [0],
+    "tune": {},
+    "trials": {},
 }
 
 
