@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SEARCHED', 'write_trial', 'load_trial', 'search', 'choose_options']
 
-# %% ../nbs/11_tuning.ipynb #2eb0f8fb
+# %% ../nbs/11_tuning.ipynb #69d36eea
 import json
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from .training import differences, without_nan
 with extra("repro"):
     import pandas as pd
 
-# %% ../nbs/11_tuning.ipynb #6c842c54
+# %% ../nbs/11_tuning.ipynb #154c49b0
 def write_trial(
     outcome: dict,  # of `train`
     folder: str | Path,  # results/<profile>
@@ -27,7 +27,7 @@ def write_trial(
     result = {"smoke": smoke, **{key: outcome["result"][key] for key in ("settings", "best_epoch")}}
     write_json(Path(folder) / "trials" / f"{result['settings']['run']}.json", without_nan(result))
 
-# %% ../nbs/11_tuning.ipynb #8bb85686
+# %% ../nbs/11_tuning.ipynb #3b004661
 def load_trial(
     params: dict,  # of `read_params`
     trial: str,  # a key of `trials`
@@ -44,7 +44,7 @@ def load_trial(
         raise ValueError(f"{file} is of other settings than {params['params_file']} has ({'; '.join(others)}): {again}")
     return result["best_epoch"]
 
-# %% ../nbs/11_tuning.ipynb #c3d6989a
+# %% ../nbs/11_tuning.ipynb #b2283285
 SEARCHED = ["val_miou", "val_miou_tail", "val_miou_head", "val_pixel_accuracy"]
 
 
@@ -65,7 +65,7 @@ def search(
     best = frame.groupby("loss")["val_miou"].idxmax()
     return frame.assign(chosen=frame.index.isin(best))
 
-# %% ../nbs/11_tuning.ipynb #7d15cd4b
+# %% ../nbs/11_tuning.ipynb #fba3b940
 def choose_options(
     params: dict,  # of `read_params`
     found: pd.DataFrame,  # of `search`

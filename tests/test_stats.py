@@ -7,7 +7,22 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from pat.metrics import fine_grained
-from pat.stats import bootstrap_fine_grained, bootstrap_miou, image_draws, interval, seeds_to_decide, verdict
+from pat.stats import (
+    Difference,
+    Scatter,
+    bootstrap_fine_grained,
+    bootstrap_miou,
+    detectable,
+    image_draws,
+    interval,
+    paired,
+    pooled_scatter,
+    power,
+    seeds_to_decide,
+    shared_scatter,
+    signs,
+    verdict,
+)
 
 
 def counts(rng, images=20, quality=0.8):
@@ -113,46 +128,145 @@ def test_intervals_cover_what_they_claim():
     assert 0.93 < hits / 600 <= 0.99
 
 
+# --- seeds, pooled
+
+
+def test_pooled_scatter_is_the_rest_of_a_two_way_layout():
+    scores = np.array([[1.0, 2, 3], [2, 4, 3], [0, 1, 5]])  # rest by hand: grand mean 7/3, means by row and by seed
+    rest = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
+    found = pooled_scatter([scores])
+    assert found.freedom == 4 and found.sd == pytest.approx(np.sqrt(2 * (rest**2).sum() / 4))
+    shifted = (
+        scores + np.array([[5], [0], [-3]]) + np.array([9, 0, 1])
+    )  # neither what is better nor a luckier seed
+    assert pooled_scatter([shifted]).sd == pytest.approx(found.sd)
+    both = pooled_scatter([scores, scores])
+    assert both.freedom == 8 and both.sd == pytest.approx(found.sd)
+
+
+def test_of_two_losses_the_pooled_scatter_is_that_of_their_difference():
+    scores = np.array([[1.0, 2, 3, 7], [2, 4, 3, 1]])
+    assert pooled_scatter([scores]).sd == pytest.approx((scores[0] - scores[1]).std(ddof=1))
+
+
+def test_what_cannot_be_pooled():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=(6, 5))
+    assert pooled_scatter([scores]) is not None
+    assert pooled_scatter([scores * np.array([[100], [1], [1], [1], [1], [1]])]) is None
+    for alone in ([scores[:1]], [scores[:, :1]], []):
+        assert pooled_scatter(alone) is None
+    assert shared_scatter([scores[0]]) is None and shared_scatter([scores[0, :1], scores[1, :1]]) is None
+    assert shared_scatter([scores[0], 100 * scores[1]]) is None
+    assert shared_scatter([scores[0], scores[1]]).freedom == 8
+
+
+def test_pooled_intervals_cover_what_they_claim():
+    rng, hits = np.random.default_rng(7), 0
+    for _ in range(1000):
+        scores = rng.normal(0, 3, 3) + rng.normal(size=(5, 3))
+        own = (scores[0] - scores[1] + rng.normal(0, 0.5))[None] + rng.normal(0, 0.5, (200, 1))
+        low, high = paired(own, pooled_scatter([scores])).interval()
+        hits += low <= 0 <= high
+    assert 0.93 < hits / 1000 < 0.97
+
+
+def part(value, seeds=3, sd=0.1, images=0.1):
+    return Difference(value, images, Scatter(sd if seeds > 1 else 0.0, seeds - 1), seeds)
+
+
+def test_half_of_an_interval_by_hand():
+    both = part(1, seeds=4, sd=0.8, images=0.3)
+    z, t = stats.norm.ppf(0.975), stats.t.ppf(0.975, 3)
+    assert both.interval() == pytest.approx([1 - np.hypot(0.3 * z, 0.4 * t), 1 + np.hypot(0.3 * z, 0.4 * t)])
+    assert part(1, sd=0, images=0.5).interval() == pytest.approx([1 - 0.5 * z, 1 + 0.5 * z])
+
+
+@given(st.floats(-3, 3), st.floats(0.01, 2), st.floats(0, 2), st.floats(-1, 1))
+def test_the_chance_is_that_of_the_interval_that_reaches_the_threshold(value, sd, images, threshold):
+    each = part(value, sd=sd, images=images)
+    chance = each.chance(threshold)
+    assert 0 <= chance <= 1 and part(value, seeds=1).chance(threshold) == 1
+    if 1e-12 < chance < 1:
+        low, high = each.interval(1 - chance)
+        assert min(abs(low - threshold), abs(high - threshold)) < 1e-3 * (high - low)
+
+
+def test_the_chance_of_seeds_alone_is_that_of_the_t_test():
+    per_seed = np.array([0.3, 1.1, 0.4, 0.9])
+    assert paired(np.tile(per_seed, (9, 1))).chance(0.1) == pytest.approx(stats.ttest_1samp(per_seed, 0.1).pvalue)
+
+
 # --- verdicts
 
 
-def difference(mean, seeds=3, scatter=0.1, images=0.1, seed=0):
-    "Samples (1000, S) with a given mean, whatever is drawn."
-    rng = np.random.default_rng(seed)
-    spread, noise = rng.normal(size=seeds), rng.normal(size=(1000, 1))
-    return mean + scatter * (spread - spread.mean()) + images * (noise - noise.mean())
-
-
 @pytest.mark.parametrize(
-    ("differences", "threshold", "expected"),
+    ("parts", "threshold", "expected"),
     [
-        ([difference(1), difference(2)], 0, "holds"),
-        ([difference(1), difference(-2)], 0, "fails"),
-        ([difference(1), difference(0)], 0, "undecided"),
-        ([difference(-0.6)], -1, "holds"),  # not worse by as much as 1
-        ([difference(-2)], -1, "fails"),
-        ([difference(9, seeds=1)], 0, "undecided"),  # one seed decides nothing
-        ([difference(9), difference(9, seeds=1)], 0, "undecided"),
-        ([difference(-9), difference(9, seeds=1)], 0, "fails"),  # but one sound counterexample is enough
-        ([], 0, "undecided"),
+        ([part(1), part(2)], 0, ("holds", 0, 0.95)),
+        ([part(1), part(-2)], 0, ("fails", 1, 0.975)),
+        ([part(1), part(0)], 0, ("undecided", 1, 0.975)),
+        ([part(-0.6)], -1, ("holds", 0, 0.95)),  # not worse by as much as 1
+        ([part(-2)], -1, ("fails", 0, 0.95)),
+        ([part(9, seeds=1)], 0, ("undecided", 0, 0.95)),  # one seed decides nothing
+        ([part(9), part(9, seeds=1)], 0, ("undecided", 1, 0.975)),
+        ([part(-9), part(9, seeds=1)], 0, ("fails", 0, 0.975)),  # but one sound counterexample is enough
+        ([part(-9, seeds=1), part(9)], 0, ("undecided", 0, 0.975)),
     ],
 )
-def test_verdicts(differences, threshold, expected):
-    assert verdict(differences, threshold) == expected
+def test_verdicts(parts, threshold, expected):
+    outcome, which, level = verdict(parts, threshold)
+    assert (outcome, which) == expected[:2] and level == pytest.approx(expected[2])
+
+
+@given(st.lists(st.tuples(st.floats(-3, 3), st.floats(0.01, 2)), min_size=1, max_size=6))
+def test_the_deciding_interval_says_what_the_verdict_says(values):
+    parts = [part(value, sd=sd) for value, sd in values]
+    outcome, which, level = verdict(parts)
+    low, high = parts[which].interval(level)
+    assert outcome == ("holds" if low > 0 else "fails" if high < 0 else "undecided")
 
 
 def test_a_claim_of_many_parts_does_not_fail_by_chance():
     # twenty differences that are all zero: at 95 % one of them would lie below in most trials
     rng, failed = np.random.default_rng(4), 0
     for _ in range(100):
-        parts = [rng.normal(0, 1, 3) + 0.1 * rng.normal(size=(400, 1)) for _ in range(20)]
-        failed += verdict(parts) == "fails"
+        parts = [paired(rng.normal(0, 1, 3) + 0.1 * rng.normal(size=(400, 1))) for _ in range(20)]
+        failed += verdict(parts)[0] == "fails"
+        assert sum(map(abs, signs(parts))) < 3
     assert failed <= 10
 
 
+def test_signs_by_hand():
+    # standard normal: chances 0.0027, 0.0124, 0.0455; Holm's bounds 0.0167, 0.025, 0.05
+    sure = [Difference(value, 1.0, Scatter(0.0, 1), 2) for value in (2.0, -3.0, 2.5)]
+    assert signs(sure) == [1, -1, 1]
+    assert signs([*sure, *sure]) == [0, -1, 1, 0, -1, 1]  # bounds from 0.0083 on; the last two would have 0.025
+    assert signs([*sure, *sure, sure[0]]) == [0, -1, 0, 0, -1, 0, 0]  # and now the third has 0.01
+    assert signs([part(-9, seeds=1)]) == [0] and signs([part(2)], threshold=5) == [-1]
+
+
+# --- power
+
+
+def test_power_is_the_share_that_is_found():
+    rng = np.random.default_rng(3)
+    truly, S = 2.0, 3
+    found = [paired(np.tile(truly + rng.normal(0, 1, S), (50, 1))).interval()[0] > 0 for _ in range(4000)]
+    assert power(Difference(0, 0, Scatter(1, S - 1), S), truly) == pytest.approx(np.mean(found), abs=0.025)
+
+
+def test_detectable_is_found_with_the_power_asked_for():
+    for each in (part(0), part(0, sd=2, images=0), part(0, seeds=5, sd=0)):
+        assert power(each, detectable(each)) == pytest.approx(0.8, abs=1e-6)
+        assert power(each, detectable(each, wanted=0.5)) == pytest.approx(0.5, abs=1e-6)
+    assert detectable(part(0, seeds=1)) == np.inf and power(part(0, seeds=1), 9) == 0
+    assert detectable(part(0, sd=0, images=0)) == 0 and power(part(0, sd=0, images=0), 1) == 1
+
+
 def test_seeds_to_decide_by_hand():
-    per_seed = 1 + np.array([-1.0, 0.0, 1.0])  # mean 1, sd 1: t(S - 1) / sqrt(S) < 1 first holds for S = 7
+    close = Difference(1, 0, Scatter(1, 2), 3)  # t(S - 1) / sqrt(S) < 1 first holds for S = 7
     assert stats.t.ppf(0.975, 6) / np.sqrt(7) < 1 < stats.t.ppf(0.975, 5) / np.sqrt(6)
-    assert seeds_to_decide(np.tile(per_seed, (100, 1))) == 7
-    assert seeds_to_decide(difference(1, images=2)) is None  # the images alone leave it open
-    assert seeds_to_decide(difference(5)) == 3
+    assert seeds_to_decide(close) == 7
+    assert seeds_to_decide(part(1, images=2)) is None  # the images alone leave it open
+    assert seeds_to_decide(part(5)) == 3
