@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['LOSSES', 'LongTailTerms', 'LongTailLoss', 'check_lengths', 'known_counts', 'at_least', 'effective_weights',
            'FocalFactor', 'ClassBalancedLoss', 'log_prior', 'LogitAdjustmentLoss', 'BalancedSoftmaxLoss',
-           'adjust_logits', 'DeferredReweighting', 'ldam_margin', 'take_margin', 'LDAMLoss', 'shaped_noise', 'BLVLoss',
-           'seesaw_shift', 'SeesawLoss', 'RegionLoss', 'labelled_images', 'DiceLoss', 'TverskyLoss', 'LovaszLoss',
-           'known_losses', 'build_loss']
+           'adjust_logits', 'PostHocAdjustment', 'DeferredReweighting', 'ldam_margin', 'take_margin', 'LDAMLoss',
+           'shaped_noise', 'BLVLoss', 'seesaw_shift', 'SeesawLoss', 'RegionLoss', 'labelled_images', 'DiceLoss',
+           'TverskyLoss', 'LovaszLoss', 'known_losses', 'build_loss']
 
 # %% ../nbs/03_baselines.ipynb #725812f2
 import math
@@ -200,6 +200,19 @@ def adjust_logits(
     if len(prior) != logits.shape[1]:
         raise ValueError(f"class_pixels has {len(prior)} counts, expected one for each of {logits.shape[1]} channels")
     return logits - at_least(tau, 0, "tau") * over_pixels(prior.to(logits), logits)
+
+# %% ../nbs/03_baselines.ipynb #a312806d
+class PostHocAdjustment(LogitAdjustmentLoss):
+    "Cross-entropy, for a network whose logits lose `shift` when it predicts (Menon et al. 2021)."
+
+    @property
+    def shift(self) -> Tensor:  # (C,)
+        "tau log pi."
+        return self.tau * self.log_prior
+
+    def adjust(self, z: Tensor, index: Tensor, labelled: Tensor) -> Tensor:
+        "z, as it is."
+        return z
 
 # %% ../nbs/03_baselines.ipynb #7bc016d6
 class DeferredReweighting(LongTailLoss):
@@ -411,6 +424,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
     "blv": BLVLoss,
     "pat": PATLoss,
     "logit-adjustment": LogitAdjustmentLoss,
+    "post-hoc": PostHocAdjustment,
     "seesaw": SeesawLoss,
     "dice": DiceLoss,
     "tversky": TverskyLoss,

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MODELS', 'convolutions', 'upsample', 'stage_channels', 'Unpooling', 'SegNet', 'level_widths', 'level_encoder',
            'encode', 'Skipping', 'UNet', 'AttentionGate', 'AttentionUNet', 'nested', 'Nesting', 'UNetPlusPlus',
-           'build_model', 'rebuild']
+           'build_model', 'Shifted', 'rebuild']
 
 # %% ../nbs/10_models.ipynb #7d47b5bc
 from collections.abc import Callable, Sequence
@@ -271,6 +271,22 @@ def build_model(
         choose(option, [o for o in signature(cls).parameters if o != "classes"], f"option of model {name!r}")
     return cls(classes, **kwargs)
 
+# %% ../nbs/10_models.ipynb #34bf9ba4
+class Shifted(nn.Module):
+    "A network that takes a constant from the logits of each class, in evaluation mode only."
+
+    shift: Tensor  # (C,)
+
+    def __init__(self, network: nn.Module, shift: Tensor):
+        super().__init__()
+        self.network = network
+        self.register_buffer("shift", shift.detach().float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        "Logits (B, C, H, W) of images (B, 3, H, W)."
+        logits = self.network(x)
+        return logits if self.training else logits - self.shift[:, None, None].to(logits.dtype)
+
 # %% ../nbs/10_models.ipynb #100f3884
 def rebuild(
     options: dict[str, Any],  # of `build_model`
@@ -278,6 +294,9 @@ def rebuild(
     weights: dict[str, Tensor],  # what the network's `state_dict` gave
 ) -> nn.Module:
     "The model that `weights` are of, to look with: in evaluation mode."
+    if "shift" in weights:
+        inside = {name.removeprefix("network."): value for name, value in weights.items() if name != "shift"}
+        return Shifted(rebuild(options, classes, inside), weights["shift"]).eval()
     network = build_model(classes=classes, **{k: v for k, v in options.items() if k != "encoder_weights"})
     if "known.scale" in weights:
         network.known = Rescale({"input_range": [0, 1], "mean": [0.0] * 3, "std": [1.0] * 3})

@@ -40,7 +40,7 @@ from .datasets import FORMATS, Prepared, write_json
 from .devices import GlobalBatchNorm, ddp, deterministic, from_all, run_together, share, whole_batch
 from .losses import pixel_nll
 from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
-from .models import build_model, rebuild
+from .models import Shifted, build_model, rebuild
 from pat.params import (
     ROOT, add_root, check_number, check_place, check_run, choose, extra, grid_runs, grid_trials, load_params,
     named_path, project_of, read_params, replacing, tuned, whole_number, without_rate, write_file,
@@ -398,7 +398,7 @@ class Trainer:
     peaks: list[float | None] = field(default_factory=list)  # memory of each epoch, of `peak_memory`
     best: dict = field(default_factory=dict)  # of the epochs so far: its "score", "epoch", and weights, "model"
 
-# %% ../nbs/11_training.ipynb #845e6aa3
+# %% ../nbs/11_training.ipynb #d1919f00
 def schedule(
     optimizer: torch.optim.Optimizer,
     steps: int,  # of the training
@@ -427,6 +427,8 @@ def build_trainer(
     network = build_model(classes=data.classes, **settings["model_options"])
     network = network.to(memory_format=layout(cfg.channels_last))  # type: ignore[call-overload]
     loss_fn = fabric.to_device(run_loss(settings, data))
+    if (shift := getattr(loss_fn, "shift", None)) is not None:
+        network = Shifted(network, shift)
     if cfg.compile:  # the last batch of an epoch has a size of its own, and code for any size is slower for all
         network.compile(dynamic=False)
         loss_fn.compile(dynamic=False)

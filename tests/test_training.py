@@ -26,20 +26,24 @@ from tqdm import tqdm
 import pat
 from pat import training
 from pat.datasets import Prepared
-from pat.metrics import iou, nanmean
+from pat.metrics import frequency_groups, iou, nanmean
 from pat.models import build_model
 from pat.training import (
+    begin_epoch,
     build_trainer,
     check_batch,
     check_params,
+    checkpoint_state,
     cost,
     differences,
     evaluate,
     fit,
     image_counts,
+    load_trained,
     loader,
     logits_of,
     main,
+    one_epoch,
     save_checkpoint,
     to_device,
     train,
@@ -62,7 +66,7 @@ def make_settings(model="segnet", loss="ce", seed=0, loss_options=None, **traini
 
 def assert_same(one, other):
     "All that a run finds out is the same, to the last bit; what it cost may differ."
-    assert one["history"] == other["history"]
+    assert without_nan(one["history"]) == without_nan(other["history"])
     assert without_nan(one["result"]) == without_nan(other["result"])
     np.testing.assert_array_equal(one["counts"], other["counts"])
 
@@ -87,6 +91,7 @@ def outcome(scenes, tmp_path_factory):
         ({"batch_size": True}, "train.batch_size is True, expected a whole number of at least 1"),
         ({"lr": "1e-3"}, "train.lr is '1e-3', expected a number above 0"),  # what YAML makes of 1e-3
         ({"lr": None}, "train.lr is None, expected a number above 0"),
+        ({"warmup": 0.6}, "train.warmup is 0.6, expected a share of the training, 0 to 0.5"),
     ],
 )
 def test_bad_setting(options, message):
@@ -306,6 +311,40 @@ def test_other_losses_train_and_are_not_cross_entropy(scenes, tmp_path, model, l
     assert all(math.isfinite(run["history"][0]["loss"]) for run in runs)
 
 
+def test_post_hoc_adjustment_trains_with_cross_entropy_and_scores_otherwise(outcome, scenes, tmp_path):
+    plain = train(make_settings(loss="post-hoc", loss_options={"tau": 0}), scenes, tmp_path / "plain", progress=False)
+    assert plain["history"] == outcome["history"] and np.array_equal(plain["counts"], outcome["counts"])
+    settings = make_settings(loss="post-hoc", loss_options={"tau": 0.5})
+    adjusted = train(settings, scenes, tmp_path / "adjusted", progress=False)
+    assert [row["loss"] for row in adjusted["history"]] == [row["loss"] for row in outcome["history"]]
+    assert adjusted["history"][0]["val_ce"] != outcome["history"][0]["val_ce"]
+
+    # by hand: the weights that were kept, and the prior of the training split taken from their logits
+    best = torch.load(tmp_path / "adjusted" / "best.ckpt", weights_only=True)
+    inside = {k.removeprefix("network."): v for k, v in best["model"].items() if k != "shift"}
+    network = build_model(classes=scenes.classes, **settings["model_options"])
+    network.load_state_dict(inside)
+    images, target = to_device([torch.from_numpy(scenes.images), torch.from_numpy(scenes.labels)], "cpu")
+    members = scenes.meta["splits"]["test"]
+    pixels = torch.tensor(scenes.meta["statistics"]["train"]["class_pixels"]).double().clamp(min=1)
+    with torch.no_grad():
+        logits = network.eval()(images[members]) - 0.5 * (pixels / pixels.sum()).log()[:, None, None]
+    hit = (logits.argmax(1) == target[members]).sum((1, 2))  # every pixel of the scenes is labelled
+    assert adjusted["counts"][..., 0].sum(1).tolist() == hit.tolist()
+    again = load_trained(tmp_path / "adjusted" / "best.ckpt", settings, scenes.classes, "train it")
+    with torch.no_grad():
+        assert torch.allclose(again(images[members]).double(), logits, atol=1e-5)
+
+
+def test_every_epoch_is_scored_in_the_tail_and_in_the_head(outcome, scenes):
+    scores = ["miou", "miou_tail", "miou_head", "pixel_accuracy", "ce", "miou_released"]
+    assert list(outcome["history"][0]) == ["epoch", "loss", *(f"val_{score}" for score in scores)]
+    row, labels = outcome["history"][-1], scenes.labels[scenes.meta["splits"]["val"]]
+    tail = frequency_groups(scenes.meta["statistics"]["train"]["class_pixels"])["tail"]
+    assert math.isnan(row["val_miou_tail"]) == (not np.isin(labels, tail).any())
+    assert 0 <= row["val_miou"] <= row["val_miou_head"] <= 1
+
+
 def test_mixed_precision_runs_and_stays_close(outcome, scenes, tmp_path):
     "bfloat16 has 8 bits of mantissa; the first epoch of a run has little time to drift apart."
     mixed = train(make_settings(precision="bf16-mixed"), scenes, tmp_path, progress=False)
@@ -320,6 +359,28 @@ def test_learning_rate_is_annealed_to_zero(scenes, tmp_path):
     assert trainer.optimizer.param_groups[0]["lr"] == 1e-2
     fit(trainer, tmp_path / "last.ckpt", progress=False)
     assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_learning_rate_rises_first(scenes, tmp_path):
+    steps = 2 * len(build_trainer(make_settings(epochs=2), scenes).batches)
+    trainer = build_trainer(make_settings(epochs=2, warmup=0.5), scenes)
+    rising = steps // 2
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2 / (rising + 1))
+    train_epoch(trainer, tqdm(disable=True))
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(1e-2)
+    train_epoch(trainer, tqdm(disable=True))
+    assert trainer.optimizer.param_groups[0]["lr"] == pytest.approx(0, abs=1e-9)
+
+
+def test_a_run_that_warms_up_goes_on_where_it_was(scenes, tmp_path):
+    settings = make_settings(epochs=2, warmup=0.5)
+    whole = train(settings, scenes, tmp_path / "whole", progress=False)
+    trainer = build_trainer(settings, scenes)
+    begin_epoch(trainer, 0)
+    one_epoch(trainer, tqdm(disable=True))
+    (tmp_path / "parts").mkdir()
+    save_checkpoint(trainer.fabric, tmp_path / "parts" / "last.ckpt", checkpoint_state(trainer))
+    assert_same(train(settings, scenes, tmp_path / "parts", progress=False), whole)
 
 
 @pytest.mark.parametrize(("select", "best"), [("val_ce", 1), ("val_miou", 2)])
