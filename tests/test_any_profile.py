@@ -177,8 +177,8 @@ def test_the_check_takes_the_file_of_the_working_directory(write, monkeypatch, c
 # --- what is drawn
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
-PAPER = ["table1", "table2", "table3", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "equations6_7",
-         "curves", "claims", "report"]  # fmt: skip
+PAPER = ["table1", "table2", "table3", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7",
+         "equations6_7", "curves", "claims", "report"]  # fmt: skip
 SIZE, IMAGES = (12, 16), 3
 
 

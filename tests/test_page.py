@@ -130,7 +130,8 @@ def test_formulas_are_drawn_without_a_script(page):
 
 def test_what_is_missing_is_said_with_the_command_that_makes_it(page):
     text = page.locator("main").inner_text()
-    for stage in ("figure1", "equations6_7", "figure4", "figure5", "table1", "table3", "curves", "figure6", "claims"):
+    stages = ["figure1", "equations6_7", "figure4", "figure5", "figure6", "figure7"]
+    for stage in [*stages, "table1", "table3", "curves", "claims", "choose"]:
         assert f"dvc repro {stage} makes it." in text, stage
     assert "tables/table1.md" not in text and "figures/figure2" not in text
 

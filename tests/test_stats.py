@@ -10,6 +10,7 @@ from pat.metrics import fine_grained
 from pat.stats import (
     Difference,
     Scatter,
+    bootstrap_accuracy,
     bootstrap_fine_grained,
     bootstrap_miou,
     detectable,
@@ -18,6 +19,7 @@ from pat.stats import (
     paired,
     pooled_scatter,
     power,
+    read_off,
     seeds_to_decide,
     shared_scatter,
     signs,
@@ -128,6 +130,25 @@ def test_intervals_cover_what_they_claim():
     assert 0.93 < hits / 600 <= 0.99
 
 
+def test_accuracy_of_a_draw_is_that_of_its_images():
+    rng = np.random.default_rng(3)
+    hit = rng.integers(0, 50, size=(2, 6, 4))
+    made = np.stack([hit, hit + rng.integers(1, 50, size=hit.shape), hit], -1)  # images of unlike sizes
+    for draw, found in zip(image_draws(6, draws=3), bootstrap_accuracy(made, draws=3), strict=True):
+        images = np.repeat(np.arange(6), draw)
+        expected = [one[images, :, 0].sum() / one[images, :, 1].sum() for one in made]
+        assert found == pytest.approx(expected)
+
+
+@given(st.floats(0, 10))
+def test_read_off_is_the_line_between_the_points(at):
+    x = np.array([5.0, 0, 10])[:, None, None] + np.array([[0.0, 1]])  # the second seed is one further
+    y = np.array([1.0, 3, 0])[:, None, None] * np.array([[1.0, 2]])
+    found = read_off(np.full((1, 2), at), x, y)[0]
+    expected = [np.interp(at, [0, 5, 10], [3, 1, 0]), np.interp(at, [1, 6, 11], [6, 2, 0])]
+    assert found == pytest.approx(expected)
+
+
 # --- seeds, pooled
 
 
@@ -136,9 +157,7 @@ def test_pooled_scatter_is_the_rest_of_a_two_way_layout():
     rest = scores - scores.mean(1, keepdims=True) - scores.mean(0, keepdims=True) + scores.mean()
     found = pooled_scatter([scores])
     assert found.freedom == 4 and found.sd == pytest.approx(np.sqrt(2 * (rest**2).sum() / 4))
-    shifted = (
-        scores + np.array([[5], [0], [-3]]) + np.array([9, 0, 1])
-    )  # neither what is better nor a luckier seed
+    shifted = scores + np.array([[5], [0], [-3]]) + np.array([9, 0, 1])  # neither what is better nor a luckier seed
     assert pooled_scatter([shifted]).sd == pytest.approx(found.sd)
     both = pooled_scatter([scores, scores])
     assert both.freedom == 8 and both.sd == pytest.approx(found.sd)

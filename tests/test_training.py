@@ -324,7 +324,7 @@ def test_post_hoc_adjustment_trains_with_cross_entropy_and_scores_otherwise(outc
     inside = {k.removeprefix("network."): v for k, v in best["model"].items() if k != "shift"}
     network = build_model(classes=scenes.classes, **settings["model_options"])
     network.load_state_dict(inside)
-    images, target = to_device([torch.from_numpy(scenes.images), torch.from_numpy(scenes.labels)], "cpu")
+    images, target = to_device([torch.tensor(scenes.images), torch.tensor(scenes.labels)], "cpu")
     members = scenes.meta["splits"]["test"]
     pixels = torch.tensor(scenes.meta["statistics"]["train"]["class_pixels"]).double().clamp(min=1)
     with torch.no_grad():
