@@ -29,7 +29,7 @@ LOSSES = {
 BOTH = ["pat-inverse", "pat-exponential"]
 
 
-def write_run(folder, settings, classes, quality, scatter):
+def write_run(folder, settings, classes, quality, scatter, confident=None):
     "Counts of 30 test images with a given quality, which differs a little from seed to seed."
     name, loss = settings["run"], settings["loss"]
     rng = np.random.default_rng([settings["seed"], *loss.encode()])
@@ -45,10 +45,13 @@ def write_run(folder, settings, classes, quality, scatter):
     np.savez(folder / "runs" / f"{name}.npz", counts=counts)
     val_ce = 3.0 if loss == "bms-released" else 0.5
     result = {"smoke": False, "settings": settings, "best_epoch": {"val_ce": val_ce}, "test": test}
+    if confident is not None:
+        result["confident"] = {"gradient": [0.5, confident * (1 + 0.01 * rng.normal()), 0.0]}
     (folder / "runs" / f"{name}.json").write_text(json.dumps(result))
 
 
-def verdicts(root, monkeypatch, datasets, seeds=(0, 1, 2), slope=0.0, ratio=1.02, hot=None, scatter=0.002):
+def verdicts(root, monkeypatch, datasets, seeds=(0, 1, 2), slope=0.0, ratio=1.02, hot=None, scatter=0.002,
+             shares=None):  # fmt: skip
     "Write results, run the notebook's cells, and return its verdicts, all that is judged, and its variables."
     params = {
         "profile": "sample", "root": ".", "params_file": "params.yaml", "losses": LOSSES, "runs": {},
@@ -67,7 +70,7 @@ def verdicts(root, monkeypatch, datasets, seeds=(0, 1, 2), slope=0.0, ratio=1.02
     for name, run in params["runs"].items():
         classes = datasets[run["dataset"]]
         quality = (hot or {}).get((run["dataset"], run["loss"]), QUALITY[run["loss"]])
-        write_run(folder, run_settings(params, name), classes, quality, scatter)
+        write_run(folder, run_settings(params, name), classes, quality, scatter, (shares or {}).get(run["loss"]))
     rng = np.random.default_rng(0)
     for dataset, classes in datasets.items():
         for kind in ("datasets", "gradients", "steps"):
@@ -139,6 +142,17 @@ def test_the_interval_shown_is_that_of_the_verdict(tmp_path, monkeypatch):
             threshold = -1 if row["claim"] == "C8" else 0
             expected = "holds" if low > threshold else "fails" if high < threshold else "undecided"
             assert row["verdict"] == f"**{expected}**"
+
+
+def test_confident_pixels_are_judged_by_their_share_of_the_gradient(tmp_path, monkeypatch):
+    shares = {"ce": 0.06, "focal": 0.00101, "pat-inverse": 0.02, "pat-exponential": 0.004}
+    found, table, _ = verdicts(tmp_path, monkeypatch, {"streets": 12}, shares=shares)
+    assert found["C4", "pat-inverse"] == "holds" and found["C4", "pat-exponential"] == "fails"
+    evidence = table.set_index(["claim", "PAT"])["evidence"]["C4", "pat-exponential"]
+    assert evidence.startswith("gradient of pixels above p_y = 0.9, streets, segnet: cross-entropy 6 %, focal 0.1")
+    tests = pd.read_csv(tmp_path / "results/sample/tables/claims.csv").query("claim == 'C4'").set_index("pat")
+    assert tests["value"].to_numpy() == pytest.approx([1 / 3, 1 / 15], rel=0.03)
+    assert (tests["low"] < tests["value"]).all() and (tests["value"] < tests["high"]).all()
 
 
 def test_claims_that_are_false(tmp_path, monkeypatch):

@@ -148,12 +148,12 @@ def test_prose_runs_no_stage_and_an_edited_operator_trains_its_own_runs(project)
 
 def test_side_by_side_the_stages_write_the_same_bytes(project):
     run(project, "dvc", "repro", "table1")  # the table of the runs as tests before have left them
-    made = {file: file.read_bytes() for file in sorted((project / "results/sample").glob("[rt]*/*"))}
+    made = {file: file.read_bytes() for file in sorted((project / "results/sample").glob("[rt]*/[a-z]*"))}
     for file in made:
         file.unlink()
     status, output = run(project, sys.executable, "-m", "pat.jobs", "dvc.yaml", "table1", "--jobs", "2")
-    assert status == 0 and output.endswith("3 stages ran\n"), output
-    assert len(made) == 15 and {file: file.read_bytes() for file in made} == made
+    assert status == 0 and output.endswith("4 stages ran\n"), output
+    assert len(made) == 18 and {file: file.read_bytes() for file in made} == made
     assert "Running stage" not in run(project, "dvc", "repro", "table1")[1]
 
 
@@ -273,3 +273,34 @@ def test_a_broken_copy_leaves_nothing_behind(project, tmp_path):
     status, output = run(project, sys.executable, "-m", "pat.fetch", "camvid", "--from", str(source))
     assert status != 0 and "testannot/test1.png does not exist" in output
     assert not [*(project / "datasets").glob("*")]
+
+
+@pytest.mark.slow
+def test_a_list_is_tuned_and_its_runs_are_trained_with_the_best(project):
+    ran = lambda output: sorted(re.findall(r"^(\S+): done", output, re.MULTILINE))
+    params = yaml.safe_load((project / "params.yaml").read_text())
+
+    def repro(alphas):
+        "What ran with these candidates, and what was chosen."
+        params["losses"]["pat-written"]["alpha"] = alphas
+        params["tune"] = {"dataset": "streets", "model": "segnet", "epochs": 1, "trials": 3, "seeds": [0]}
+        (project / "params.yaml").write_text(yaml.safe_dump(params))
+        assert run(project, sys.executable, "-m", "pat.params", "params.yaml")[0] == 0
+        status, output = run(project, sys.executable, "-m", "pat.jobs", "dvc.yaml", "table1")
+        assert status == 0, output
+        return ran(output), json.loads((project / "results/sample/chosen/pat-written.json").read_text())["alpha"]
+
+    stages, chosen = repro([0, 1])
+    trials = [json.loads(file.read_text()) for file in sorted((project / "results/sample/trials").glob("*.json"))]
+    assert [trial["settings"]["loss_options"]["alpha"] for trial in trials] == [0, 1]
+    assert chosen == int(trials[1]["best_epoch"]["val_miou"] > trials[0]["best_epoch"]["val_miou"])
+    assert {"choose", "tune@tune-pat-written-alpha0", "tune@tune-pat-written-alpha1"} <= {*stages}
+    result = json.loads((project / "results/sample/runs/streets-segnet-pat-written.json").read_text())
+    assert result["settings"]["loss_options"]["alpha"] == chosen and "test" not in trials[0]
+
+    # one more candidate: one more trial, and no training unless it is the best
+    stages, again = repro([0, 0.5, 1])
+    tuned = [stage for stage in stages if stage.startswith("tune@")]
+    assert tuned == ["tune@tune-pat-written-alpha0_5"]
+    assert ("train@streets-segnet-pat-written" in stages) == (again != chosen)
+    assert "tune-pat-written-alpha0_5" in (project / "dvc.lock").read_text()

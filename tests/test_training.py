@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 import pat
 from pat import training
+from pat.baselines import build_loss
 from pat.datasets import Prepared
 from pat.metrics import frequency_groups, iou, nanmean
 from pat.models import build_model
@@ -34,6 +35,7 @@ from pat.training import (
     check_batch,
     check_params,
     checkpoint_state,
+    confident,
     cost,
     differences,
     evaluate,
@@ -334,6 +336,30 @@ def test_post_hoc_adjustment_trains_with_cross_entropy_and_scores_otherwise(outc
     again = load_trained(tmp_path / "adjusted" / "best.ckpt", settings, scenes.classes, "train it")
     with torch.no_grad():
         assert torch.allclose(again(images[members]).double(), logits, atol=1e-5)
+
+
+def test_shares_of_confident_pixels_by_hand(scenes):
+    "A network that says the true class with p = 0.6 at half of the pixels, and with p = 0.95 at the others."
+    trainer = build_trainer(make_settings(), scenes)
+    target = torch.tensor(scenes.labels[scenes.meta["splits"]["val"]]).long()
+
+    class Known(torch.nn.Module):
+        def forward(self, images):
+            p = torch.full(target.shape, 0.6)
+            p[:, ::2] = 0.95
+            others = (1 - p).div(9).log()[:, None].expand(-1, 10, -1, -1)
+            return others.scatter(1, target[:, None], p.log()[:, None])
+
+    trainer.model = Known()
+    trainer.cfg.batch_size = len(target)  # one batch, as the network above knows
+    found = confident(trainer)
+    assert target.shape[1] % 2 == 0 and found["pixels"] == pytest.approx([1, 0.5, 0])
+    # cross-entropy pulls with 2 (1 - p): 0.8 and 0.1
+    assert found["gradient"] == pytest.approx([1, 0.1 / 0.9, 0], rel=1e-4)
+    trainer.loss_fn = build_loss("focal", gamma=2)
+    slope = lambda p: (1 - p) ** 2 - 2 * p * (1 - p) * math.log(p)  # of focal loss, over that of cross-entropy's -log p
+    weak, strong = (0.05 * slope(0.95), 0.4 * slope(0.6))
+    assert confident(trainer)["gradient"][1] == pytest.approx(weak / (weak + strong), rel=1e-4)
 
 
 def test_every_epoch_is_scored_in_the_tail_and_in_the_head(outcome, scenes):
