@@ -389,10 +389,6 @@ def combinations(
     drawn = random.Random(0).sample(range(len(every)), most) if len(every) > most else range(len(every))
     return [every[i] for i in sorted(drawn)]
 
-
-assert combinations({"a": [1, 2], "b": [3]}, 4) == [{"a": 1, "b": 3}, {"a": 2, "b": 3}]
-assert combinations({"a": [*range(9)]}, 3) == combinations({"a": [*range(9)]}, 3) != [{"a": 0}, {"a": 1}, {"a": 2}]
-
 # %% ../nbs/05_params.ipynb #181ed350
 def grid_trials(
     params: dict,  # what `read_params` returns; its `trials` are not looked at
@@ -532,7 +528,7 @@ def run_settings(
         raise ValueError(f"{where} has not been chosen yet: `dvc repro` tunes it")
     return settings_of(params, run, entry, options, rate)
 
-
+# %% ../nbs/05_params.ipynb #9cb8fd00
 def trial_settings(
     params: dict,  # what `read_params` returns
     trial: str,  # a key of `trials`

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['image_draws', 'bootstrap_miou', 'bootstrap_accuracy', 'weighted_mean', 'worst_mean', 'bootstrap_fine_grained',
-           'interval', 'Scatter', 'pooled_scatter', 'shared_scatter', 'Difference', 'paired', 'verdict', 'signs',
-           'read_off', 'power', 'detectable', 'seeds_to_decide']
+           'interval', 'Scatter', 'pooled_scatter', 'shared_scatter', 'Difference', 'paired', 'verdict', 'p_value',
+           'signs', 'read_off', 'power', 'detectable', 'seeds_to_decide']
 
 # %% ../nbs/12_stats.ipynb #ed399538
 import math
@@ -160,15 +160,7 @@ class Difference:
         half = self.half(1 - level)
         return self.value - half, self.value + half
 
-    def chance(self, threshold: float = 0.0) -> float:
-        "The p-value: of the interval that just reaches `threshold`. 1 for one seed."
-        distance = abs(self.value - threshold)
-        if self.seeds == 1 or distance == 0:
-            return 1.0
-        reaches = lambda exponent: self.half(10**exponent) - distance
-        return 10 ** optimize.brentq(reaches, -300, 0) if reaches(-300) > 0 else 0.0
-
-
+# %% ../nbs/12_stats.ipynb #73c8ac2b
 def paired(
     samples: np.ndarray,  # (draws, S) of one row minus that of another
     scatter: Scatter | None = None,  # of `pooled_scatter`; None: the scatter of this difference alone
@@ -196,13 +188,22 @@ def verdict(
     return "holds", min(range(len(parts)), key=lowest.__getitem__), level
 
 # %% ../nbs/12_stats.ipynb #7c63509d
+def p_value(part: Difference, threshold: float = 0.0) -> float:
+    "The chance of the interval that just reaches `threshold`. 1 for one seed."
+    distance = abs(part.value - threshold)
+    if part.seeds == 1 or distance == 0:
+        return 1.0
+    reaches = lambda exponent: part.half(10**exponent) - distance
+    return 10 ** optimize.brentq(reaches, -300, 0) if reaches(-300) > 0 else 0.0
+
+
 def signs(
     parts: list[Difference],
     threshold: float = 0.0,
     level: float = 0.95,
 ) -> list[int]:  # 1 above, -1 below, 0 not known
     "On which side of `threshold` each difference lies, by Holm's steps."
-    chance, found = [part.chance(threshold) for part in parts], [0] * len(parts)
+    chance, found = [p_value(part, threshold) for part in parts], [0] * len(parts)
     for step, i in enumerate(np.argsort(chance)):
         if chance[i] > (1 - level) / (len(parts) - step):
             break
@@ -236,7 +237,7 @@ def power(
     freedom = part.scatter.freedom * (error / seeds) ** 4 if seeds else math.inf  # of both errors (Satterthwaite 1946)
     return float(stats.nct.sf(half / error, min(freedom, 1e6), true / error))
 
-
+# %% ../nbs/12_stats.ipynb #4d0f4c41
 def detectable(
     part: Difference,
     level: float = 0.95,

@@ -6,13 +6,13 @@
 __all__ = ['AUGMENT', 'CONFIDENT', 'TABLES', 'check_augment', 'check_values', 'TrainSettings', 'train_settings', 'Batches',
            'cut_window', 'Windows', 'loader', 'layout', 'to_device', 'epoch_generator', 'draw_changes', 'origin_matrix',
            'augmented', 'score_batch', 'evaluate', 'whole_images', 'image_counts', 'peak_memory', 'cost',
-           'start_fabric', 'run_loss', 'Trainer', 'schedule', 'build_trainer', 'logits_of', 'train_step', 'train_epoch',
-           'validate', 'keep_best', 'save_checkpoint', 'read_checkpoint', 'differences', 'load_trained', 'identity',
-           'belongs', 'random_state', 'set_random_state', 'checkpoint_state', 'resume', 'trainer_from', 'begin_epoch',
-           'write_progress', 'one_epoch', 'fit', 'gradient_sizes', 'confident', 'score_best', 'log_of', 'fit_share',
-           'train', 'without_nan', 'write_outcome', 'check_path', 'check_dataset', 'check_model', 'check_batch',
-           'check_models', 'check_loss', 'check_losses', 'check_runs', 'check_tables', 'check_pipeline', 'check_params',
-           'main']
+           'start_fabric', 'run_loss', 'Trainer', 'schedule', 'build_network', 'build_trainer', 'logits_of',
+           'train_step', 'train_epoch', 'validate', 'keep_best', 'save_checkpoint', 'read_checkpoint', 'differences',
+           'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state', 'checkpoint_state', 'resume',
+           'trainer_from', 'begin_epoch', 'write_progress', 'one_epoch', 'fit', 'gradient_sizes', 'confident',
+           'score_best', 'log_of', 'fit_share', 'train', 'without_nan', 'write_outcome', 'check_path', 'check_dataset',
+           'check_model', 'check_batch', 'check_models', 'check_loss', 'check_losses', 'check_runs', 'check_tables',
+           'check_pipeline', 'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -98,7 +98,6 @@ def check_values(
 @dataclass
 class TrainSettings:
     "How to train; the same for every run of a profile."
-
     epochs: int  # passes over the training set
     batch_size: int  # images per step
     lr: float = 1e-3  # Adam's learning rate where it is highest; annealed to 0
@@ -414,6 +413,17 @@ def schedule(
     return torch.optim.lr_scheduler.SequentialLR(optimizer, [linear, cosine], [rising])
 
 # %% ../nbs/11_training.ipynb #2b83338a
+def build_network(
+    settings: dict,  # what `run_settings` returns
+    data: Prepared,
+    shift: Tensor | None,  # (C,), what its loss has taken from the logits before they are scored
+) -> nn.Module:
+    "The network of a run before its first step."
+    network = build_model(classes=data.classes, **settings["model_options"])
+    network = network.to(memory_format=layout(train_settings(settings["train"]).channels_last))
+    return network if shift is None else Shifted(network, shift)
+
+# %% ../nbs/11_training.ipynb #eaa0797f
 def build_trainer(
     settings: dict,  # what `run_settings` returns
     data: Prepared,
@@ -422,17 +432,12 @@ def build_trainer(
     "A run before its first step; the number of threads and all generators are set."
     cfg = train_settings(settings["train"])
     fabric = fabric or start_fabric(cfg)
-    if cfg.threads:
-        torch.set_num_threads(cfg.threads)
+    torch.set_num_threads(cfg.threads or torch.get_num_threads())
     fabric.seed_everything(settings["seed"], verbose=False)
-    network = build_model(classes=data.classes, **settings["model_options"])
-    network = network.to(memory_format=layout(cfg.channels_last))  # type: ignore[call-overload]
     loss_fn = fabric.to_device(run_loss(settings, data))
-    if (shift := getattr(loss_fn, "shift", None)) is not None:
-        network = Shifted(network, shift)
-    if cfg.compile:  # the last batch of an epoch has a size of its own, and code for any size is slower for all
-        network.compile(dynamic=False)
-        loss_fn.compile(dynamic=False)
+    network = build_network(settings, data, getattr(loss_fn, "shift", None))
+    for part in (network, loss_fn) if cfg.compile else ():
+        part.compile(dynamic=False)  # the last batch is smaller, and code for any size would be slower for all
     order, draws = torch.Generator().manual_seed(settings["seed"]), epoch_generator(settings["seed"], 0)
     batches = loader(data, "train", cfg.batch_size, order, cfg.workers)
     adam = torch.optim.Adam(network.parameters(), lr=cfg.lr, fused=True)  # one kernel for all weights
@@ -717,16 +722,17 @@ def gradient_sizes(
     labelled = target != ignore_index
     return pixel_nll(logits.detach(), target, ignore_index)[labelled].neg().exp(), gradient.abs().sum(1)[labelled]
 
-
+# %% ../nbs/11_training.ipynb #3e200bd3
 def confident(trainer: Trainer) -> dict[str, list[float]]:  # "pixels" and "gradient": shares above `CONFIDENT`
     "What part of the validation split's pixels the network is sure of, and what part of the gradient they have."
     trainer.model.eval()
     trainer.loss_fn.train()
-    batches = loader(trainer.data, "val", trainer.cfg.batch_size)
-    parts = [[part.cpu().double() for part in gradient_sizes(trainer, batch)] for batch in batches]
-    p, size = (torch.cat(column) for column in zip(*parts, strict=True))
-    share = lambda weight: [(weight[p > at].sum() / weight.sum()).item() for at in CONFIDENT]
-    return {"pixels": share(torch.ones_like(p)), "gradient": share(size)}
+    sums = torch.zeros(2, 1 + len(CONFIDENT), dtype=torch.float64)  # pixels and gradients: all, and above each
+    for batch in loader(trainer.data, "val", trainer.cfg.batch_size):
+        p, size = (part.cpu().double() for part in gradient_sizes(trainer, batch))
+        above = torch.stack([p > at for at in (-1.0, *CONFIDENT)]).double()
+        sums += torch.stack([above.sum(1), above @ size])
+    return dict(zip(("pixels", "gradient"), (sums[:, 1:] / sums[:, :1]).tolist(), strict=True))
 
 # %% ../nbs/11_training.ipynb #e1ed1d8e
 def score_best(trainer: Trainer) -> dict:
@@ -939,7 +945,7 @@ def check_losses(
     if params["trials"] != trials:
         raise ValueError(f"trials of {file} are not of its losses: `python -m pat.params {file}` writes them anew")
 
-
+# %% ../nbs/11_training.ipynb #e8efcf24
 def check_runs(
     params: dict,  # what `read_params` returns
     file: str | Path,  # for the message
@@ -951,7 +957,7 @@ def check_runs(
         raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
 
 # %% ../nbs/11_training.ipynb #8ab87abb
-TABLES = ("table1", "table2", "table3", "released")  # that are drawn
+TABLES = ("table1", "table2", "table3", "released", "frontier")  # that are drawn
 
 
 def check_tables(

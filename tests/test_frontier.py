@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from pat.params import ROOT, grid_runs, run_settings
+from pat.training import check_tables
 
 # pixels hit, of 1000 in the head and of 100 in the other two classes
 LABELLED = (1000, 100, 100)
@@ -22,7 +23,7 @@ LOSSES = {
 }  # fmt: skip
 
 
-def drawn(root, monkeypatch, tables, seeds=(0, 1, 2)):
+def drawn(root, monkeypatch, tables, seeds=(0, 1, 2), own=None):
     "Write results, run the notebook's cells, and return its variables."
     params = {
         "profile": "sample", "root": ".", "params_file": "params.yaml", "losses": LOSSES, "datasets": {"streets": {}},
@@ -30,11 +31,14 @@ def drawn(root, monkeypatch, tables, seeds=(0, 1, 2)):
         "trials": {}, "tables": {table: {"models": ["segnet"], "losses": rows} for table, rows in tables.items()},
         "runs": {},
     }  # fmt: skip
+    if own is not None:
+        params["tables"]["frontier"]["seeds"] = own
     params["runs"] = grid_runs(params)
+    check_tables(params, "params.yaml")
     (root / "params.yaml").write_text(yaml.safe_dump(params))
     folder = root / "results/sample"
     for kind in ("runs", "datasets"):
-        (folder / kind).mkdir(parents=True)
+        (folder / kind).mkdir(parents=True, exist_ok=True)
     statistics = {"names": list("abc"), "statistics": {"train": {"class_pixels": [3, 2, 1]}}}
     (folder / "datasets/streets.json").write_text(json.dumps(statistics))
     for name, run in params["runs"].items():
@@ -77,6 +81,13 @@ def test_gains_are_read_off_at_the_same_accuracy(tmp_path, monkeypatch):
     # pat-b hits less than the strongest of either, which counts then
     assert gains.loc["pat-b", "gain"].tolist() == pytest.approx([40 - 30, 40 - 15])
     assert not gains.loc["pat-b", "inside"].any() and (gains["seeds"] == 3).all()
+
+
+def test_a_frontier_of_fewer_seeds_is_paired_with_the_first(tmp_path, monkeypatch):
+    found = drawn(tmp_path, monkeypatch, TABLES, own=[0, 1])["gains"].set_index(["PAT", "rival"])
+    assert (found["seeds"] == 2).all() and found.loc[("pat-a", "half"), "gain"] == pytest.approx(35 - 25)
+    with pytest.raises(AssertionError, match="the seeds of frontier are not the first of table1"):
+        drawn(tmp_path, monkeypatch, TABLES, own=[2])
 
 
 @pytest.mark.parametrize("tables", [{"table1": ["ce", "focal"]}, {"table1": ["pat-a"]}, {"table1": ["ce"]}])

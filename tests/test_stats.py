@@ -16,6 +16,7 @@ from pat.stats import (
     detectable,
     image_draws,
     interval,
+    p_value,
     paired,
     pooled_scatter,
     power,
@@ -204,8 +205,8 @@ def test_half_of_an_interval_by_hand():
 @given(st.floats(-3, 3), st.floats(0.01, 2), st.floats(0, 2), st.floats(-1, 1))
 def test_the_chance_is_that_of_the_interval_that_reaches_the_threshold(value, sd, images, threshold):
     each = part(value, sd=sd, images=images)
-    chance = each.chance(threshold)
-    assert 0 <= chance <= 1 and part(value, seeds=1).chance(threshold) == 1
+    chance = p_value(each, threshold)
+    assert 0 <= chance <= 1 and p_value(part(value, seeds=1), threshold) == 1
     if 1e-12 < chance < 1:
         low, high = each.interval(1 - chance)
         assert min(abs(low - threshold), abs(high - threshold)) < 1e-3 * (high - low)
@@ -213,7 +214,7 @@ def test_the_chance_is_that_of_the_interval_that_reaches_the_threshold(value, sd
 
 def test_the_chance_of_seeds_alone_is_that_of_the_t_test():
     per_seed = np.array([0.3, 1.1, 0.4, 0.9])
-    assert paired(np.tile(per_seed, (9, 1))).chance(0.1) == pytest.approx(stats.ttest_1samp(per_seed, 0.1).pvalue)
+    assert p_value(paired(np.tile(per_seed, (9, 1))), 0.1) == pytest.approx(stats.ttest_1samp(per_seed, 0.1).pvalue)
 
 
 # --- verdicts
