@@ -40,7 +40,7 @@ from .baselines import build_loss
 from .datasets import FORMATS, Prepared, write_json
 from .devices import GlobalBatchNorm, ddp, deterministic, from_all, run_together, share, whole_batch
 from .losses import pixel_nll
-from .metrics import batch_miou, confusion_matrix, iou, nanmean, summarise
+from .metrics import batch_miou, confusion_matrix, iou, nanmean, ratio, summarise
 from .models import Shifted, build_model, rebuild
 from pat.params import (
     ROOT, add_root, check_number, check_place, check_run, choose, extra, grid_runs, grid_trials, load_params,
@@ -727,12 +727,13 @@ def confident(trainer: Trainer) -> dict[str, list[float]]:  # "pixels" and "grad
     "What part of the validation split's pixels the network is sure of, and what part of the gradient they have."
     trainer.model.eval()
     trainer.loss_fn.train()
-    sums = torch.zeros(2, 1 + len(CONFIDENT), dtype=torch.float64)  # pixels and gradients: all, and above each
+    sums = np.zeros((2, 1 + len(CONFIDENT)))  # pixels and their gradients: all, and above each
     for batch in loader(trainer.data, "val", trainer.cfg.batch_size):
-        p, size = (part.cpu().double() for part in gradient_sizes(trainer, batch))
-        above = torch.stack([p > at for at in (-1.0, *CONFIDENT)]).double()
-        sums += torch.stack([above.sum(1), above @ size])
-    return dict(zip(("pixels", "gradient"), (sums[:, 1:] / sums[:, :1]).tolist(), strict=True))
+        p, size = (part.cpu().numpy() for part in gradient_sizes(trainer, batch))
+        above = np.stack([p > at for at in (-1.0, *CONFIDENT)])
+        sums += [above.sum(1), above @ size.astype(np.float64)]
+    pixels, gradient = ratio(sums[:, 1:], sums[:, :1].repeat(len(CONFIDENT), axis=1)).tolist()
+    return {"pixels": pixels, "gradient": gradient}
 
 # %% ../nbs/11_training.ipynb #e1ed1d8e
 def score_best(trainer: Trainer) -> dict:

@@ -59,6 +59,7 @@ OPTIONS = {
         {"noise": "xavier", "sigma": 0.7},
     ],
     "logit-adjustment": [{}, {"tau": 0}, {"tau": 0.5}, {"tau": 2}],
+    "post-hoc": [{}, {"tau": 0.5}],
     "seesaw": [{}, {"p": 0}, {"q": 0}, {"p": 0, "q": 0}, {"p": 2, "q": 0.5}],
     "cb-released": [{}, {"gamma": 0.5}],
     "cb-focal-released": [{}, {"gamma": 0.5}, {"gamma": 0}],
@@ -85,6 +86,7 @@ NEEDS = [
     ("ldam", {"drw": 0.8}, "class_images"),
     ("blv", {}, "class_pixels"),
     ("logit-adjustment", {}, "class_pixels"),
+    ("post-hoc", {}, "class_pixels"),
     ("seesaw", {}, "class_pixels"),
 ]
 
@@ -241,6 +243,7 @@ PIXEL = {
     "ldam": pixel_ldam,
     "blv": pixel_blv,
     "logit-adjustment": pixel_logit_adjustment,
+    "post-hoc": lambda z, y, at, tau=1: nll(z, y),  # to train with, it is cross-entropy
     "seesaw": pixel_seesaw,
     "cb-released": pixel_cb_released,
     "cb-focal-released": partial(pixel_cb_released, gamma=2),
@@ -644,6 +647,7 @@ SAME = [
     (("ldam", {"max_margin": 0, "scale": 1, "drw": 0.5, "progress": 0.5}), ("cb", {"beta": 0.9999}), PIXELS),
     (("logit-adjustment", {"tau": 0}), ("ce", {}), PIXELS),
     (("logit-adjustment", {}), ("bms", {}), PIXELS),
+    (("post-hoc", {"tau": 3}), ("ce", {}), PIXELS),
     (("logit-adjustment", {"tau": 3}), ("ce", {}), EQUAL),
     (("seesaw", {"p": 0, "q": 0}), ("ce", {}), PIXELS),
     (("cb-released", {"gamma": 2}), ("cb-focal-released", {}), PIXELS),

@@ -37,6 +37,8 @@ PARAMS = {
         "table2": {"models": ["unet"], "losses": ["ce", "pat-exponential"]},
     },
     "seeds": [0, 1],
+    "tune": {},
+    "trials": {},
 }
 
 

@@ -117,7 +117,7 @@ def test_every_stage_depends_on_the_code_of_its_own_notebook():
         stage = stage.get("do", stage)
         code = {dep.rpartition("/")[2] for dep in stage["deps"] if "/code/" in dep}
         notebooks = {*re.findall(r"nbs/\w+/(\w+)\.ipynb", str(stage["cmd"]))}
-        rows = {"loss-${item.loss}", "model-${item.model}"} if name == "train" else set()
+        rows = {"loss-${item.loss}", "model-${item.model}"} if name in ("train", "tune") else set()
         assert code == notebooks | rows, name
         if name != "check":  # which writes the fingerprints
             assert not [dep for dep in stage["deps"] if dep.startswith("pat") or dep.endswith(".ipynb")], name

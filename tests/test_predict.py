@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from pat.params import ROOT, load_params, run_settings
+from pat.params import ROOT, read_params, run_settings
 from pat.predict import (
     enlarged_classes,
     find_run,
@@ -40,7 +40,7 @@ def project(tmp_path_factory, scenes, scenes_folder):
     root = tmp_path_factory.mktemp("project")
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(ROOT / name, root / name)
-    params = load_params(root / "params.yaml")
+    params = read_params(root / "params.yaml")
     params["train"] |= {"epochs": 1}
     params["datasets"]["streets"] |= {"height": 32, "width": 48}
     (root / "params.yaml").write_text(yaml.safe_dump(params))
@@ -147,7 +147,7 @@ def test_names_of_any_alphabet_are_legible(predictor):
 def test_a_run_is_looked_for_in_every_profile(project, tmp_path):
     root = tmp_path / "project"
     shutil.copytree(project, root)
-    mine = load_params(root / "params.yaml") | {"profile": "mine", "params_file": "profiles/mine/params.yaml"}
+    mine = read_params(root / "params.yaml") | {"profile": "mine", "params_file": "profiles/mine/params.yaml"}
     (root / "profiles/mine").mkdir(parents=True)
     (root / "profiles/mine/params.yaml").write_text(yaml.safe_dump(mine))
     with pytest.raises(ValueError, match="profiles sample and mine both have a run streets-segnet-ce: say which"):
