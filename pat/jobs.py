@@ -25,7 +25,7 @@ import time
 
 # %% ../nbs/19_jobs.ipynb #bb44fa45
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -119,10 +119,9 @@ def work(
         os.setsid()  # a signal to the group reaches what a command has started
     threading.Thread(target=die_with_parent, daemon=True).start()
     os.environ.update(environment)
-    with open(log, "w", buffering=1) as file:
+    with open(log, "w", buffering=1) as file, redirect_stdout(file), redirect_stderr(file):
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-        sys.stdout = sys.stderr = file
         for command in commands:
             print(f"> {command}")
             run_command(command)

@@ -58,7 +58,7 @@ def search(
         lists = tuned(params["losses"][entry["loss"]])
         text = options_text({name: entry["options"][name] for name in lists})
         about = {"loss": entry["loss"], "options": json.dumps(entry["options"]), "tuned": text}
-        lines.append(about | load_trial(params, trial, folder))
+        lines.append(load_trial(params, trial, folder) | about)  # a history has a loss as well, the value
     keys = ["loss", "options", "tuned"]
     frame = pd.DataFrame(lines, columns=[*keys, "epoch", *SEARCHED]).groupby(keys, sort=False, as_index=False).mean()
     frame[SEARCHED] *= 100

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import psutil
 import pytest
 import yaml
+from nbformat.v4 import new_code_cell, new_notebook
 
 from pat import jobs
 from pat.jobs import how_many, main, memory_of_one
@@ -91,6 +93,14 @@ def test_a_stage_that_fails_does_not_stop_the_others(project):
     assert re.search(r"error: failed: (bad, forgets|forgets, bad)\. The logs are in .*results/sample/notebooks", said)
     assert (root / "good").exists() and not (root / "after").exists()
     assert (root / "results/sample/notebooks/bad.log").read_text().endswith("why\n")
+
+
+def test_a_cell_that_raises_is_shown(project):
+    root = project({"a": stage("papermill a.ipynb b.ipynb", ["a.ipynb"], ["b.ipynb"])})
+    metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    nbformat.write(new_notebook(cells=[new_code_cell("1 / 0")], metadata=metadata), root / "a.ipynb")
+    status, _, said = repro(root, "--jobs", "1")
+    assert status == 1 and "ZeroDivisionError: division by zero" in said and "object repr" not in said
 
 
 def test_what_was_edited_while_it_was_read_is_not_recorded(project):
