@@ -6,10 +6,10 @@
 __all__ = ['TOP', 'ROOT', 'Name', 'PACKAGE', 'SECTIONS', 'TUNE', 'RUN_KEYS', 'ALIKE', 'COMMANDS', 'is_project', 'project_root',
            'existing_folder', 'add_root', 'named_path', 'choose', 'whole_number', 'check_number', 'MissingExtra',
            'extra', 'profile_file', 'repeated_key', 'read_text', 'read_yaml', 'read_sections', 'check_case',
-           'check_entries', 'check_seeds', 'read_params', 'tuned', 'chosen_file', 'without_rate', 'load_params',
-           'project_of', 'expected_place', 'check_place', 'check_table', 'grid_runs', 'check_tune', 'combinations',
-           'grid_trials', 'with_section', 'replacing', 'write_file', 'with_entries', 'write_runs', 'check_run',
-           'settings_of', 'run_settings', 'trial_settings', 'arrived', 'main', 'run_command']
+           'check_entries', 'check_seeds', 'tuned', 'check_like', 'read_params', 'whole_options', 'chosen_file',
+           'without_rate', 'load_params', 'project_of', 'expected_place', 'check_place', 'check_table', 'grid_runs',
+           'check_tune', 'combinations', 'grid_trials', 'with_section', 'replacing', 'write_file', 'with_entries',
+           'write_runs', 'check_run', 'settings_of', 'run_settings', 'trial_settings', 'arrived', 'main', 'run_command']
 
 # %% ../nbs/05_params.ipynb #7e5d746b
 import argparse
@@ -238,6 +238,28 @@ def check_seeds(seeds: object, name: str) -> None:
     for seed in seeds:
         whole_number(seed, f"an entry of {name}", least=0)
 
+# %% ../nbs/05_params.ipynb #c63bfb83
+def tuned(
+    options: dict,  # an entry of `losses`
+) -> dict[str, list]:  # option -> what it is chosen from
+    "The options of a loss that are to be tuned."
+    return {name: value for name, value in options.items() if isinstance(value, list)}
+
+
+def check_like(
+    losses: dict[str, dict],  # the section `losses`
+    file: str | Path,  # for the message
+) -> None:
+    "`ValueError` that names the first loss that is like none, like one that is like another, or tuned again."
+    for loss, options in losses.items():
+        if "like" not in options:
+            continue
+        where = f"of loss {loss!r} in {file}"
+        if "like" in losses[choose(options["like"], losses, f"like {where}")]:
+            raise ValueError(f"like {where} is {options['like']!r}, which is like another: name that one")
+        if lists := tuned(options):
+            raise ValueError(f"{', '.join(lists)} {where} is a list: what is like another loss is not tuned again")
+
 # %% ../nbs/05_params.ipynb #07b37fe5
 def read_params(
     file: str | Path,  # a params.yaml; a relative path starts at `ROOT`
@@ -252,14 +274,17 @@ def read_params(
     for section in ("datasets", "models", "losses", "trials", "runs", "tables"):
         check_entries(params[section], f"{section} of {file}")
     check_seeds(params["seeds"], f"seeds of {file}")
+    check_like(params["losses"], file)
     return params
 
 # %% ../nbs/05_params.ipynb #c33c6193
-def tuned(
-    options: dict,  # an entry of `losses`
-) -> dict[str, list]:  # option -> what it is chosen from
-    "The options of a loss that are to be tuned."
-    return {name: value for name, value in options.items() if isinstance(value, list)}
+def whole_options(
+    losses: dict[str, dict],  # the section `losses`
+    loss: str,  # one of its keys
+) -> dict:
+    "The options of a loss, with those of the loss that it is `like`."
+    own = losses[loss]
+    return losses.get(own.get("like", ""), {}) | {name: value for name, value in own.items() if name != "like"}
 
 
 def chosen_file(
@@ -282,10 +307,11 @@ def load_params(
 ) -> dict:
     "What `read_params` returns, with what was chosen in the place of lists, and `rates`. Errors are its own."
     params = read_params(file) | {"rates": {}}
-    for loss, options in params["losses"].items():
+    losses = params["losses"]
+    for loss, options in {loss: whole_options(losses, loss) for loss in losses}.items():
         if tuned(options) and (found := chosen_file(params, loss)).is_file():
             options = json.loads(found.read_text(encoding="utf-8"))
-        params["losses"][loss], params["rates"][loss] = without_rate(options)
+        losses[loss], params["rates"][loss] = without_rate(options)
     return params
 
 # %% ../nbs/05_params.ipynb #a1cb8fe1
@@ -401,6 +427,8 @@ def grid_trials(
     tune, trials = params["tune"], {}
     about = {key: tune[key] for key in ("dataset", "model", "epochs")}
     for loss in lists:
+        if empty := [option for option, candidates in lists[loss].items() if not candidates]:
+            raise ValueError(f"{empty[0]} of loss {loss!r} in {params['params_file']} is [], expected what to try")
         for options, seed in product(combinations(lists[loss], tune["trials"]), tune["seeds"]):
             parts = [f"{option}{value}" for option, value in options.items()] + [f"{seed}"] * bool(seed)
             name = re.sub(r"[^A-Za-z0-9_+-]", "_", "-".join(["tune", loss, *parts]))

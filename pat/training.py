@@ -11,8 +11,8 @@ __all__ = ['AUGMENT', 'CONFIDENT', 'TABLES', 'check_augment', 'check_values', 'T
            'load_trained', 'identity', 'belongs', 'random_state', 'set_random_state', 'checkpoint_state', 'resume',
            'trainer_from', 'begin_epoch', 'write_progress', 'one_epoch', 'fit', 'gradient_sizes', 'confident',
            'score_best', 'log_of', 'fit_share', 'train', 'without_nan', 'write_outcome', 'check_path', 'check_dataset',
-           'check_model', 'check_batch', 'check_models', 'check_loss', 'check_losses', 'check_runs', 'check_tables',
-           'check_pipeline', 'check_params', 'main']
+           'check_model', 'check_batch', 'check_models', 'check_loss', 'candidates', 'check_losses', 'check_runs',
+           'check_tables', 'check_pipeline', 'check_params', 'main']
 
 # %% ../nbs/11_training.ipynb #4e250947
 import argparse
@@ -44,7 +44,8 @@ from .metrics import batch_miou, confusion_matrix, iou, nanmean, ratio, summaris
 from .models import Shifted, build_model, rebuild
 from pat.params import (
     ROOT, add_root, check_number, check_place, check_run, choose, extra, grid_runs, grid_trials, load_params,
-    named_path, project_of, read_params, replacing, tuned, whole_number, without_rate, write_file,
+    named_path, project_of, read_params, replacing, tuned, whole_number, whole_options,
+    without_rate, write_file,
 )  # fmt: skip
 
 with extra("repro"):
@@ -929,14 +930,27 @@ def check_loss(
         raise ValueError(f"{where} gives a map of shape {tuple(value.shape)}, expected a scalar to train with")
 
 # %% ../nbs/11_training.ipynb #30fc94ba
+def candidates(
+    losses: dict[str, dict],  # the section `losses`
+    trials: dict[str, dict],  # of `grid_trials`
+) -> list[tuple[str, dict]]:  # loss, options
+    "All that a loss may be trained with: each trial of one that is tuned, and of what one is like."
+    tried = [(trial["loss"], trial["options"]) for trial in trials.values()]
+    every = [*tried]
+    for loss, own in losses.items():
+        if not tuned(own):
+            bases = [losses | {base: options} for base, options in tried if base == own.get("like")] or [losses]
+            every += [(loss, whole_options(each, loss)) for each in bases]
+    return every
+
+
 def check_losses(
     params: dict,  # what `read_params` returns
     file: str | Path,  # for the message
 ) -> None:
     "`ValueError` that names what is wrong with a loss, one of its candidates, or the trials."
     trials = grid_trials(params)
-    fixed = [(loss, options) for loss, options in params["losses"].items() if not tuned(options)]
-    for loss, options in [*fixed, *((trial["loss"], trial["options"]) for trial in trials.values())]:
+    for loss, options in candidates(params["losses"], trials):
         own, rate = without_rate(options)
         check_loss(own, f"loss {loss!r} in {file}")
         try:

@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 
 from .datasets import write_json
-from .params import extra, trial_settings, tuned
+from .params import extra, trial_settings, tuned, whole_options
 from .tables import options_text
 from .training import differences, without_nan
 
@@ -72,4 +72,5 @@ def choose_options(
 ) -> dict[str, dict]:  # loss -> its options
     "What each loss is trained with."
     best = found[found["chosen"]].set_index("loss")["options"]
-    return {loss: json.loads(best[loss]) if loss in best else own for loss, own in params["losses"].items()}
+    losses = {loss: json.loads(best[loss]) if loss in best else own for loss, own in params["losses"].items()}
+    return {loss: whole_options(losses, loss) for loss in losses}

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pat.params
+from pat.datasets import write_json
 from pat.params import (
+    check_like,
     combinations,
     grid_trials,
     load_params,
@@ -19,7 +21,7 @@ from pat.params import (
     trial_settings,
     write_runs,
 )
-from pat.training import check_losses
+from pat.training import candidates, check_losses
 from pat.tuning import choose_options, load_trial, search, write_trial
 
 TUNE = {"dataset": "streets", "model": "segnet", "epochs": 2, "trials": 3, "seeds": [0, 5]}
@@ -105,12 +107,50 @@ def test_without_a_list_there_is_nothing_to_tune():
         ({"name": "focal", "gama": [1]}, r"loss 'focal' in a.yaml: .*gama"),
         ({"name": "focal", "lr": [0.1, 0]}, r"loss 'focal' in a.yaml: train.lr is 0, expected a number above 0"),
         ({"name": "focal", "lr": "fast"}, r"loss 'focal' in a.yaml: train.lr is 'fast'"),
+        ({"name": "focal", "gamma": []}, r"gamma of loss 'focal' in params.yaml is \[\], expected what to try"),
         ({"name": "focal", "gamma": [1]}, r"trials of a.yaml are not of its losses: `python -m pat.params a.yaml`"),
     ],
 )
 def test_every_candidate_is_checked(options, message):
     with pytest.raises(ValueError, match=f"^{message}"):
         check_losses(PARAMS | {"losses": {"focal": options}}, "a.yaml")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ({"like": "focl"}, r"unknown like of loss 'more' in a.yaml 'focl'\. Did you mean 'focal'"),
+        ({"like": "also"}, r"like of loss 'more' in a.yaml is 'also', which is like another: name that one"),
+        ({"like": "focal", "gamma": [1, 2]}, r"gamma of loss 'more' in a.yaml is a list: .* is not tuned again"),
+    ],
+)
+def test_a_loss_cannot_be_like_that(own, message):
+    losses = PARAMS["losses"] | {"also": {"like": "focal"}}
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_like(losses | {"more": own}, "a.yaml")
+
+
+def test_a_loss_that_is_like_another_is_checked_with_all_that_the_other_may_be():
+    losses = {"focal": {"name": "focal", "gamma": [1, 2.5]}, "more": {"like": "focal", "name": "cb-focal"}}
+    every = candidates(losses, grid_trials(PARAMS | {"losses": losses}))
+    found = [options for loss, options in every if loss == "more"]
+    assert [options["gamma"] for options in found] == [1, 1, 2.5, 2.5] and found[0]["name"] == "cb-focal"
+    with pytest.raises(ValueError, match=r"^loss 'more' in a.yaml: .*gama"):
+        check_losses(PARAMS | {"losses": losses | {"more": {"like": "focal", "gama": 1}}}, "a.yaml")
+
+
+def test_a_loss_is_like_what_was_chosen_for_the_other(searched, tmp_path):
+    params, folder = searched
+    losses = PARAMS["losses"] | {"more": {"like": "focal", "ignore_background": 1}}
+    chosen = choose_options(params | {"losses": losses}, search(params, folder))
+    assert chosen["more"] == {"name": "focal", "gamma": 2.5, "lr": 0.01, "ignore_background": 1}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(PARAMS | {"losses": losses}))
+    (tmp_path / "dvc.yaml").touch()
+    for loss, options in chosen.items():
+        write_json(folder / "chosen" / f"{loss}.json", options)
+    read = load_params("params.yaml")
+    assert read["losses"]["more"] == {"name": "focal", "gamma": 2.5, "ignore_background": 1}
+    assert read["rates"]["more"] == {"lr": 0.01}
 
 
 def test_the_best_on_average_over_the_seeds_is_chosen(searched):
