@@ -44,8 +44,7 @@ from .metrics import batch_miou, confusion_matrix, iou, nanmean, ratio, summaris
 from .models import Shifted, build_model, rebuild
 from pat.params import (
     ROOT, add_root, check_number, check_place, check_run, choose, extra, grid_runs, grid_trials, load_params,
-    named_path, project_of, read_params, replacing, tuned, whole_number, whole_options,
-    without_rate, write_file,
+    named_path, project_of, read_params, replacing, split_options, tuned, whole_number, whole_options, write_file,
 )  # fmt: skip
 
 with extra("repro"):
@@ -951,10 +950,10 @@ def check_losses(
     "`ValueError` that names what is wrong with a loss, one of its candidates, or the trials."
     trials = grid_trials(params)
     for loss, options in candidates(params["losses"], trials):
-        own, rate = without_rate(options)
-        check_loss(own, f"loss {loss!r} in {file}")
+        of_loss, of_train = split_options(options)
+        check_loss(of_loss, f"loss {loss!r} in {file}")
         try:
-            train_settings(params["train"] | rate)
+            train_settings(params["train"] | of_train)
         except ValueError as error:
             raise ValueError(f"loss {loss!r} in {file}: {error}") from None
     if params["trials"] != trials:

@@ -106,6 +106,7 @@ def test_without_a_list_there_is_nothing_to_tune():
         ({"name": "focal", "gamma": [1, "two"]}, r"loss 'focal' in a.yaml: gamma is 'two', expected"),
         ({"name": "focal", "gama": [1]}, r"loss 'focal' in a.yaml: .*gama"),
         ({"name": "focal", "lr": [0.1, 0]}, r"loss 'focal' in a.yaml: train.lr is 0, expected a number above 0"),
+        ({"name": "focal", "epochs": 0}, r"loss 'focal' in a.yaml: train.epochs is 0, expected a whole number"),
         ({"name": "focal", "lr": "fast"}, r"loss 'focal' in a.yaml: train.lr is 'fast'"),
         ({"name": "focal", "gamma": []}, r"gamma of loss 'focal' in params.yaml is \[\], expected what to try"),
         ({"name": "focal", "gamma": [1]}, r"trials of a.yaml are not of its losses: `python -m pat.params a.yaml`"),
@@ -150,7 +151,7 @@ def test_a_loss_is_like_what_was_chosen_for_the_other(searched, tmp_path):
         write_json(folder / "chosen" / f"{loss}.json", options)
     read = load_params("params.yaml")
     assert read["losses"]["more"] == {"name": "focal", "gamma": 2.5, "ignore_background": 1}
-    assert read["rates"]["more"] == {"lr": 0.01}
+    assert read["own_train"]["more"] == {"lr": 0.01}
 
 
 def test_the_best_on_average_over_the_seeds_is_chosen(searched):
