@@ -971,7 +971,7 @@ def check_runs(
         raise ValueError(f"runs of {file} are not those of its tables: `python -m pat.params {file}` writes them anew")
 
 # %% ../nbs/11_training.ipynb #8ab87abb
-TABLES = ("table1", "table2", "table3", "released", "frontier")  # that are drawn
+TABLES = ("table1", "table2", "table3", "released", "frontier", "ablation", "length")  # that are drawn
 
 
 def check_tables(

@@ -14,7 +14,7 @@ import yaml
 
 from pat.datasets import write_json
 from pat.figures import first_runs, leading_row
-from pat.params import ROOT, grid_runs, run_settings, write_file
+from pat.params import ROOT, grid_runs, load_params, run_settings, write_file
 from pat.tables import baseline_row
 from pat.training import check_params, main
 
@@ -178,6 +178,7 @@ def test_the_check_takes_the_file_of_the_working_directory(write, monkeypatch, c
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PAPER = ["table1", "table2", "table3", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7",
+         "figure8", "figure9", "figure10",
          "equations6_7", "curves", "claims", "report"]  # fmt: skip
 SIZE, IMAGES = (12, 16), 3
 
@@ -302,6 +303,14 @@ PROFILES = {
     "released without what they compare with": (3, {
         "losses": {"f": FOCAL, "r": {"name": "bms-released"}}, "models": NETS,
         "tables": {"table1": table(["f"]), "released": table(["r"], ["NA"]), "table2": table(["f", "r"])}}),
+    "an ablation": (6, {
+        "losses": {"ce": CE, "p": PAT, "q": PAT | {"kappa": 5, "alpha": 1}, "i": {"name": "pat", "beta": "inverse"},
+                   "t": {"like": "p", "temperature": 2}, "m": {"name": "pat", "beta": "none"}}, "models": NETS,
+        "tables": {"table1": table(["ce", "p"]), "ablation": table("qitm", ["net", "NA"])}}),
+    "lengths, and two classes": (2, {
+        "losses": {"ce": CE, "p": PAT, "ce-4": {"like": "ce", "epochs": 4}, "p-4": {"like": "p", "epochs": 4}},
+        "seeds": [0, 1],
+        "tables": {"table1": table(["ce", "p"]), "length": table(["ce-4", "p-4"])}}),
     "two datasets": (3, {
         "datasets": {name: MINE["datasets"]["d"] for name in ("few", "oxford_pet")},
         "losses": {"ce": CE, "p": PAT, "q": PAT | {"temperature": 9}},
@@ -313,8 +322,9 @@ PROFILES = {
 @pytest.mark.filterwarnings("ignore:.*non-interactive")
 def test_what_passes_the_check_is_drawn(write, tmp_path, monkeypatch, name):
     classes, sections = PROFILES[name]
-    params = check_params(write(**sections))
-    folder = tmp_path / "results/mine"
+    file = write(**sections)
+    check_params(file)
+    params, folder = load_params(file), tmp_path / "results/mine"
     results(params, folder, classes)
     (tmp_path / "nbs").symlink_to(ROOT / "nbs")
     monkeypatch.setattr("pat.params.ROOT", tmp_path)
@@ -332,6 +342,13 @@ def test_what_passes_the_check_is_drawn(write, tmp_path, monkeypatch, name):
     assert set(pd.DataFrame(drawn["claims"]["judged"])["claim"]) == {f"C{k}" for k in range(1, 9)}
     if name != "no PAT, own seeds":  # its rows are called so
         assert "nan" not in (folder / "tables/table1.md").read_text()
+    if name == "an ablation":  # a temperature of 2 has no place in the map; Table 1 has the first network alone
+        strong, mild, bare = [(1, "κ = 5"), (0.5, "ε = 0.1"), (0.5, "no beta")], (0.5, "κ = 3"), (0, "no beta")
+        assert {key[1]: set(found) for key, found in drawn["figure9"]["maps"].items()} == {
+            "net": {*strong, mild, bare}, "NA": {*strong}}  # fmt: skip
+    if name == "lengths, and two classes":
+        assert drawn["figure10"]["curves"]["d", "net"] == {"ce": ["ce", "ce-4"], "p": ["p", "p-4"]}
+        assert drawn["figure10"]["table"]["epochs"].tolist() == ["1", "4", "1", "4"]
     report = drawn["report"]
     for made in [report["table"](n) for n in ("table1", "table2", "table3", "claims", "oddities")] + [
             report["figure"](f"figure{n}", "") for n in range(1, 7)]:  # fmt: skip
