@@ -306,7 +306,7 @@ def split_options(
     own = {name: options[name] for name in OWN_TRAIN if name in options}
     return {name: value for name, value in options.items() if name not in own}, own
 
-
+# %% ../nbs/05_params.ipynb #30dc6079
 def load_params(
     file: str | Path,  # a params.yaml; a relative path starts at `ROOT`
 ) -> dict:
@@ -432,8 +432,11 @@ def grid_trials(
     tune, trials = params["tune"], {}
     about = {key: tune[key] for key in ("dataset", "model", "epochs")}
     for loss in lists:
+        where = f"of loss {loss!r} in {params['params_file']}"
         if empty := [option for option, candidates in lists[loss].items() if not candidates]:
-            raise ValueError(f"{empty[0]} of loss {loss!r} in {params['params_file']} is [], expected what to try")
+            raise ValueError(f"{empty[0]} {where} is [], expected what to try")
+        if "epochs" in lists[loss]:  # of trials, which are of one length, the first would win
+            raise ValueError(f"epochs {where} is a list, expected one number: trials have the epochs of tune")
         for options, seed in product(combinations(lists[loss], tune["trials"]), tune["seeds"]):
             parts = [f"{option}{value}" for option, value in options.items()] + [f"{seed}"] * bool(seed)
             name = re.sub(r"[^A-Za-z0-9_+-]", "_", "-".join(["tune", loss, *parts]))

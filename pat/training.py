@@ -942,7 +942,7 @@ def candidates(
             every += [(loss, whole_options(each, loss)) for each in bases]
     return every
 
-
+# %% ../nbs/11_training.ipynb #37311a87
 def check_losses(
     params: dict,  # what `read_params` returns
     file: str | Path,  # for the message

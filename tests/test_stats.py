@@ -12,6 +12,7 @@ from pat.stats import (
     Scatter,
     bootstrap_accuracy,
     bootstrap_fine_grained,
+    bootstrap_iou,
     bootstrap_miou,
     detectable,
     image_draws,
@@ -56,6 +57,12 @@ def test_bootstrap_agrees_with_scipy():
     data = np.stack([hits, np.full(60, 100), hits], -1)[None, :, None]
     theirs = stats.bootstrap((hits / 100,), np.mean, n_resamples=5000, method="percentile", rng=1).confidence_interval
     assert np.allclose(interval(bootstrap_miou(data, draws=5000)), theirs, atol=0.006)
+
+
+def test_iou_of_each_class_on_the_only_draw_of_one_image():
+    counts = np.array([[[[50, 100, 50], [30, 40, 60], [0, 0, 0]]]])  # hit, labelled, predicted
+    iou = bootstrap_iou(counts, draws=2)
+    assert iou.shape == (2, 1, 3) and np.allclose(iou[:, 0, :2], [50 / 100, 30 / 70]) and np.isnan(iou[..., 2]).all()
 
 
 def test_bootstrap_leaves_absent_classes_out():

@@ -108,6 +108,7 @@ def test_without_a_list_there_is_nothing_to_tune():
         ({"name": "focal", "lr": [0.1, 0]}, r"loss 'focal' in a.yaml: train.lr is 0, expected a number above 0"),
         ({"name": "focal", "epochs": 0}, r"loss 'focal' in a.yaml: train.epochs is 0, expected a whole number"),
         ({"name": "focal", "lr": "fast"}, r"loss 'focal' in a.yaml: train.lr is 'fast'"),
+        ({"name": "focal", "epochs": [5, 9]}, r"epochs of loss 'focal' in params.yaml is a list, expected one number"),
         ({"name": "focal", "gamma": []}, r"gamma of loss 'focal' in params.yaml is \[\], expected what to try"),
         ({"name": "focal", "gamma": [1]}, r"trials of a.yaml are not of its losses: `python -m pat.params a.yaml`"),
     ],
