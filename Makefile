@@ -16,7 +16,7 @@ unexport PYTHONPATH
 DVC_YAML = $(if $(filter sample,$(PROFILE)),dvc.yaml,profiles/$(PROFILE)/dvc.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro redraw test slow lab lock
+.PHONY: help setup repro redraw test slow docs lab lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
@@ -62,6 +62,10 @@ test: setup  ## run the notebooks (nbdev_test) and the tests (pytest), but for t
 
 slow: setup  ## run the tests that take long: a killed and an edited pipeline, lost nodes, the paper's grid in miniature
 	@$(PYTEST) -m slow tests
+
+docs: setup  ## build the documentation site from the stored outputs, in build/docs
+	@PYTHONPATH=docs .venv/bin/sphinx-build -q -W --keep-going -c docs . build/docs
+	@echo "[docs] open build/docs/index.html"
 
 lab: setup  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir nbs
