@@ -4,6 +4,7 @@ import json
 import pkgutil
 import re
 from pathlib import Path
+from posixpath import normpath
 
 from docutils import nodes
 from fastcore.docments import docments
@@ -24,7 +25,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 include_patterns = [
     "*.md", "docs/**.md", "nbs/*.ipynb", "nbs/paper/*.ipynb", "nbs/experiments/*.ipynb", "results/*/tables/*.md",
 ]  # fmt: skip
-exclude_patterns = ["results/sample"]
+exclude_patterns = ["results/sample", "nbs/index.ipynb"]  # the index is the README
 html_theme = "sphinx_book_theme"
 html_title = "pat"
 html_theme_options = {
@@ -52,10 +53,13 @@ autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 
 PAGES = {
-    "Learn": ["00_tour", "01_losses", "03_baselines", "02_kernel", "04_released"],
+    "Learn": ["00_tour", "findings", "01_losses", "03_baselines", "02_kernel", "04_released"],
     "Use": ["use", "own_data", "16_predict"],
-    "Check": ["paper/claims", "paper/table*", "paper/figure*", "paper/curves", "paper/equations6_7", "paper/report"],
-    "The package": ["index", "0[5-9]_*", "1[0-57-9]_*", "20_*", "experiments/*"],
+    "Check": ["../docs/*", "paper/claims", "paper/table*", "paper/figure*", "paper/curves", "paper/equations6_7",
+              "paper/report"],
+    "The package": ["0[5-9]_*", "1[0-57-9]_*", "20_*", "experiments/*"],
+    "API": ["../docs/api/*"],
+    "Project": ["../CONTRIBUTING", "../CHANGELOG"],
 }
 
 
@@ -69,8 +73,8 @@ def toctrees() -> str:
     text = ""
     for caption, pages in PAGES.items():
         text += f"\n```{{toctree}}\n:hidden:\n:caption: {caption}\n:glob:\n"
-        text += "".join(f"nbs/{page}\n" for page in pages) + "```\n"
-    return text + "\n```{toctree}\n:hidden:\n:caption: API\n:glob:\ndocs/api/*\n```\n"
+        text += "".join(f"{normpath(f'nbs/{page}')}\n" for page in pages) + "```\n"
+    return text
 
 
 def without_directives(notebook: str) -> str:
