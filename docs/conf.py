@@ -114,7 +114,7 @@ def add_arguments(app: Sphinx, what: str, name: str, thing: object, options: obj
     lines += [""] * bool(told)
     for argument, comment in told.items():
         field = "returns" if argument == "return" else f"param {argument}"
-        lines.append(f":{field}: {comment}".replace("\n", " "))
+        lines.append(f":{field}: {comment}".replace("\n", " ").replace("|", r"\|"))  # bars are markup there
 
 
 def formula(self: object, node: nodes.Element) -> None:

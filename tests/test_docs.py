@@ -42,25 +42,26 @@ def test_every_notebook_has_a_page(site):
 def test_every_link_leads_somewhere(site, browser):
     page, anchors, links = browser.new_page(), {}, set()
     page.route("http*://**", lambda route: route.abort())
-    for file in sorted(site.rglob("*.html")):
+    for file in sorted(set(site.rglob("*.html")) - {site / "index.html"}):  # which leads to README.html
         page.goto(file.as_uri(), wait_until="domcontentloaded")
-        if page.url == file.as_uri():  # index.html leads to another
-            anchors[file] = set(page.evaluate("[...document.querySelectorAll('[id]')].map(node => node.id)"))
-            links |= {(file, link) for link in page.evaluate("[...document.links].map(link => link.href)")}
+        anchors[file] = set(page.evaluate("[...document.querySelectorAll('[id]')].map(node => node.id)"))
+        links |= {(file, link) for link in page.evaluate("[...document.links].map(link => link.href)")}
     assert len(links) > 1000
+    broken = []
     for file, link in sorted(links):
         address, anchor = urldefrag(link)
-        if address.startswith("file:"):
-            target = Path(unquote(urlparse(address).path))
-            assert target.exists(), (file, link)
-            assert not anchor or target not in anchors or unquote(anchor) in anchors[target], (file, link)
+        target = Path(unquote(urlparse(address).path))
+        there = target.exists() and (not anchor or target not in anchors or unquote(anchor) in anchors[target])
+        if address.startswith("file:") and not there:
+            broken.append((file.relative_to(site), link))
+    assert broken == []
 
 
 @pytest.mark.parametrize("name", ["README", "nbs/00_tour", "nbs/01_losses", "nbs/paper/claims", "docs/api/losses"])
 def test_pages_fit_a_phone(site, browser, name):
     page = browser.new_page(viewport={"width": 390, "height": 844})
     page.goto((site / f"{name}.html").as_uri(), wait_until="domcontentloaded")
-    assert page.evaluate(OUTSIDE) == []
+    assert page.evaluate(OUTSIDE.replace("main *", "article *")) == []  # the menus wait beside the window
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 

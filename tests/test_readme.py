@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 from pat.params import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", *(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
+PAGES = [page.relative_to(ROOT) for pages in ("*.md", "docs/*.md") for page in ROOT.glob(pages)]
 
 
 def test_it_is_the_index_notebook(monkeypatch):
@@ -30,7 +30,7 @@ def test_the_example_prints_what_the_readme_says():
     assert done.stdout == printed
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", PAGES, ids=str)
 def test_every_path_in_a_page_exists(page):
     links = re.findall(r"\]\(((?!https?:)[^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     for link in links:
