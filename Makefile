@@ -16,14 +16,14 @@ unexport PYTHONPATH
 DVC_YAML = $(if $(filter sample,$(PROFILE)),dvc.yaml,profiles/$(PROFILE)/dvc.yaml)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup repro redraw test slow lab lock
+.PHONY: help setup repro redraw test slow docs readme lab lock
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-7s %s\n", $$1, $$2}'
 
 .venv/installed: requirements.lock settings.ini setup.py
 	@command -v $(PYTHON) >/dev/null || { echo "pat needs Python 3.11: $(PYTHON) was not found. Install it, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
-	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v == (3, 11) else f"pat needs Python 3.11, $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if v in ((3, 11), (3, 12)) else f"pat needs Python 3.11 (3.12 is untried), $(PYTHON) is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
 	@echo "[setup] making .venv"
 	@$(PYTHON) -m venv .venv
 	@echo "[setup] installing the $$(grep -c == requirements.lock) packages of requirements.lock into .venv (a few minutes)"
@@ -62,6 +62,13 @@ test: setup  ## run the notebooks (nbdev_test) and the tests (pytest), but for t
 
 slow: setup  ## run the tests that take long: a killed and an edited pipeline, lost nodes, the paper's grid in miniature
 	@$(PYTEST) -m slow tests
+
+docs: setup  ## build the documentation site from the stored outputs, in build/docs
+	@PYTHONPATH=docs .venv/bin/sphinx-build -q -W --keep-going -c docs . build/docs
+	@echo "[docs] open build/docs/index.html"
+
+readme: setup  ## write README.md from nbs/index.ipynb and its stored outputs
+	@.venv/bin/python docs/readme.py
 
 lab: setup  ## open the notebooks in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir nbs

@@ -190,10 +190,11 @@ def missing(
     figure: str,  # name of its stage
 ) -> str:  # Markdown
     "What to do about a picture that is not in the repository, for the caption."
-    source, file = params["datasets"][dataset]["format"], Path(params["params_file"]).with_name("dvc.yaml")
-    get = "dvc pull data.dvc" if source == "folder" else f"python -m pat.fetch {source}"
-    steps = [get, f"dvc repro {file}:prepare@{dataset}", f"dvc repro -f -s {file}:{figure}"]
-    return f"The images are not in the repository: {', '.join(f'`{step}`' for step in steps)} put them in their places."
+    data, file = params["datasets"][dataset], Path(params["params_file"]).with_name("dvc.yaml")
+    own = f"a copy of the data in {data['path']}" if data["path"] != "data/streets" else "`dvc pull data.dvc`"
+    get = own if data["format"] == "folder" else f"`python -m pat.fetch {data['format']}`"
+    steps = [get, f"`dvc repro {file}:prepare@{dataset}`", f"`dvc repro -f -s {file}:{figure}`"]
+    return f"The images are not in the repository: {', '.join(steps)} put them in their places."
 
 # %% ../nbs/14_figures.ipynb #95db594c
 def grid_axes(

@@ -225,7 +225,7 @@ def reduce_images(
 
 # %% ../nbs/01_losses.ipynb #13359b32
 def pat_loss(
-    logits: Tensor,  # (B, C, ...), float32, float16 or bfloat16
+    logits: Tensor,  # (B, C, ...), of any floating dtype
     target: Tensor,  # (B, ...), int64
     beta: str = "exponential",  # reading of Eq. 5: exp(kappa (1 - p_T)) / 2, "inverse" 1 / (p_T + epsilon), or "none"
     temperature: float = 1.0,  # T of p_T = softmax(z / T), more than 0

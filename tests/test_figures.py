@@ -257,7 +257,8 @@ def test_without_the_dataset_the_pictures_are_grey_and_the_rest_is_there(project
 
 
 def test_a_missing_picture_says_how_to_get_a_fetched_dataset():
-    camvid = {"params_file": "profiles/camvid/params.yaml", "datasets": {"camvid": {"format": "camvid"}}}
+    data = {"camvid": {"format": "camvid", "path": "datasets/camvid"}}
+    camvid = {"params_file": "profiles/camvid/params.yaml", "datasets": data}
     assert "`python -m pat.fetch camvid`, `dvc repro profiles/camvid/dvc.yaml:prepare@camvid`" in missing(
         camvid, "camvid", "figure4")  # fmt: skip
 

@@ -34,7 +34,7 @@ def make_results(folder):
     loss = "| pat-exponential-T10 |" + f" {cell} |" * 10
     head = "| loss |" + " mIoU as released |" * 10 + "\n|" + ":---|" * 11
     prose = "27 paired differences on the test images; weakest: unet++ over class-balanced focal"
-    claims = "| claim | statement | verdict |\n|:--|:--|:--|\n" + f"| C1 | {prose} | **holds** |\n" * 8
+    claims = "| verdict | claim | PAT | statement |\n|:--|:--|:--|:--|\n" + f"| **holds** | C1 | PAT | {prose} |\n" * 8
     tables = {"claims": claims, "table1": f"{head}\n" + f"{loss}\n" * 9, "table2": f"{head}\n" + f"{loss}\n" * 24}
     for name, rows in tables.items():
         write_file(folder / f"tables/{name}.md", f"A caption with 100 % of it and $\\beta_T$.\n\n{rows}")
@@ -78,6 +78,14 @@ def test_nothing_is_wider_than_the_window(page):
     assert page.evaluate(OUTSIDE) == []
 
 
+def test_the_verdict_stays_while_its_table_scrolls(page):
+    place = "cell => cell.getBoundingClientRect().left"
+    verdict = page.locator("table").first.locator("td").first
+    before = verdict.evaluate(place)
+    page.locator("table").first.evaluate("table => { table.scrollLeft = 60 }")
+    assert verdict.inner_text() == "holds" and verdict.evaluate(place) == before
+
+
 def test_a_wide_table_scrolls_in_its_own_box(page):
     box = page.locator("table").nth(1)  # table 1: eleven columns
     inside, shown = box.evaluate("table => [table.scrollWidth, table.clientWidth]")
@@ -103,19 +111,24 @@ def test_links_of_the_page_lead_somewhere(page, report):
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map(e => e.id)")
     assert len(ids) == len(set(ids))
     inside = [link[1:] for link in links if link.startswith("#")]
-    files = [link for link in links if not re.match("#|https?:", link)]
+    files = [link for link in links if not re.match("#|https?:", link) and not link.endswith(".ipynb")]
     assert set(inside) <= set(ids)
     assert sorted(files) == sorted(
         [f"tables/{name}.{ending}" for name in ("claims", "table1", "table2") for ending in ("csv", "tex", "md")]
         + [f"figures/{name}.{ending}" for name in ("figure2", "figure3") for ending in ("pdf", "png")]
     )
     assert all((report.parent / file).is_file() for file in files)
+    notebooks = {link for link in links if link.endswith(".ipynb")}
+    shown = ("claims", "table1", "table2", "figure2", "figure3")
+    assert notebooks == {f"../../nbs/paper/{name}.ipynb" for name in shown}
+    assert all((ROOT / "results/sample" / notebook).resolve().is_file() for notebook in notebooks)
 
 
 def test_the_contents_list_the_sections_verdicts_first(page):
     listed = page.locator("nav a").all_inner_texts()
     assert listed == [text.rstrip("¶") for text in page.locator("h2").all_inner_texts()]
-    assert listed[0] == "Verdicts" and len(listed) >= 13
+    assert listed[:2] == ["In short", "Verdicts"] and len(listed) >= 13
+    assert "Of the paper's claims, C1 holds." in page.locator("main").inner_text()
     page.locator("nav a").nth(5).click()
     page.wait_for_function("document.querySelectorAll('h2')[5].getBoundingClientRect().top < innerHeight")
     page.wait_for_function("document.querySelectorAll('h2')[5].getBoundingClientRect().top >= -1")

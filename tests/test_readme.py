@@ -1,72 +1,70 @@
-"""What the README promises to whoever imports the loss."""
+"""What the README promises, and that it is its notebook."""
 
+import base64
 import json
 import re
 import subprocess
 import sys
+from copy import deepcopy
 
-import numpy as np
+import nbformat
+import pytest
+from nbclient import NotebookClient
 
 from pat.params import ROOT
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [page.relative_to(ROOT) for pages in ("*.md", "docs/*.md") for page in ROOT.glob(pages)]
+
+
+def test_it_is_the_index_notebook(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    from readme import readme
+
+    assert readme() == README, "run `make readme`"
+
 
 def test_the_example_prints_what_the_readme_says():
-    code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", (ROOT / "README.md").read_text(), re.S).groups()
+    code, printed = re.search(r"```python\n(.*?)```\n\n```\n(.*?)```", README, re.S).groups()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == printed
 
 
-def test_every_path_in_the_readme_exists():
-    links = re.findall(r"\]\(((?!https?:)[^)#]+)", (ROOT / "README.md").read_text())
-    assert len(links) >= 5
+@pytest.mark.parametrize("page", PAGES, ids=str)
+def test_every_path_in_a_page_exists(page):
+    links = re.findall(r"\]\(((?!https?:)[^)#]+)", (ROOT / page).read_text(encoding="utf-8"))
     for link in links:
-        assert (ROOT / link).exists(), link
+        assert ((ROOT / page).parent / link).exists(), link
+
+
+def test_using_it_begins_within_two_screens():
+    before = README[: README.index("## Use it")]
+    words = len(re.sub(r"\]\([^)]*\)", "]", before).split())
+    assert words < 400  # a screen of a laptop holds 300 to 400 words, and there is one picture
+
+
+def test_the_picture_is_the_stored_output_of_the_tour():
+    cells = nbformat.read(ROOT / "nbs/00_tour.ipynb", 4).cells
+    pictures = [output.data["image/png"] for cell in cells if cell.cell_type == "code"
+                for output in cell.outputs if "image/png" in output.get("data", {})]  # fmt: skip
+    assert (ROOT / "nbs/images/tour.png").read_bytes() in [base64.b64decode(picture) for picture in pictures]
 
 
 def test_the_numbers_to_expect_are_those_of_the_reference_run():
     expected = json.loads((ROOT / "tests/expected/sample.json").read_text())
-    readme = (ROOT / "README.md").read_text()
-    for run, values in expected["miou"].items():
-        assert re.search(rf"^{re.escape(run)} +{values[0]:.4f} ", readme, re.M), run
-        tail = expected["miou_tail"][run]
-        mean = f"| {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} | {np.mean(tail):.3f} "
-        assert f"| {run.removeprefix('streets-segnet-')} {mean}" in readme, run
+    for run in ("streets-segnet-ce", "streets-segnet-pat-exponential"):
+        assert re.search(rf"^{run} +{expected['miou'][run][0]:.4f} ", README, re.M), run
+        assert f"{expected['miou_tail'][run][0]:.4f} " in README
 
 
-def rows(text):
-    "The rows of Markdown tables by their first cell, without empty cells and bold."
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:1] == "|"]
-    return {line[0]: [cell.replace("*", "") for cell in line[1:] if cell] for line in lines}
+def shown(notebook):
+    "The tables and sentences that the cells of a notebook show."
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
 
 
-def test_the_numbers_of_camvid_are_those_of_its_tables():
-    tables = [rows((ROOT / f"results/camvid/tables/{name}.md").read_text()) for name in ("table1", "table1b")]
-    shown = rows(re.search(r"\| loss \| mIoU \| tail \| tail − ce.*?\n\n", (ROOT / "README.md").read_text(), re.S)[0])
-    losses = set(shown) - {"loss", "---"}
-    assert losses == set(tables[0]) - {"loss"} - {name for name in tables[0] if name.startswith(":")}
-    for loss in losses:
-        assert set(shown[loss]) <= {cell for table in tables for cell in table[loss]}, loss
-
-
-def test_the_numbers_of_the_pretrained_regime_are_those_of_its_tables():
-    tables = [rows((ROOT / f"results/pretrained/tables/{name}.md").read_text()) for name in ("table1", "table1b")]
-    shown = rows(re.search(r"\| loss, as tuned.*?\n\n", (ROOT / "README.md").read_text(), re.S)[0])
-    numbers = [cells for name, cells in shown.items() if name not in ("loss, as tuned", "---")]
-    losses = [name for name in tables[0] if name != "loss" and not name.startswith(":")]
-    for loss, cells in zip(losses, numbers, strict=True):
-        assert set(cells) <= {cell for table in tables for cell in table[loss]}, loss
-
-
-def test_the_verdicts_are_those_of_the_claims():
-    claims = rows((ROOT / "results/camvid/tables/claims.md").read_text())
-    shown = rows(re.search(r"\| claim \|.*?\n\n", (ROOT / "README.md").read_text(), re.S)[0])
-    text = (ROOT / "results/camvid/tables/claims.md").read_text().splitlines()
-    verdicts, claim = {}, None
-    for line in text:
-        cells = [cell.strip().strip("*") for cell in line.strip("|").split("|")]
-        if len(cells) == 7 and cells[2] in ("holds", "fails", "undecided"):
-            claim = cells[0] or claim
-            verdicts.setdefault(claim, []).append(cells[2])
-    assert set(verdicts) == {f"C{i}" for i in range(1, 9)} <= set(claims)
-    for claim, found in verdicts.items():
-        assert set(shown[claim][1:]) == set(found), claim
+@pytest.mark.parametrize("name", ["index", "findings"])
+def test_stored_numbers_are_those_of_the_results(name):
+    stored = nbformat.read(ROOT / f"nbs/{name}.ipynb", 4)
+    fresh = NotebookClient(deepcopy(stored), resources={"metadata": {"path": str(ROOT / "nbs")}}).execute()
+    assert shown(fresh) == shown(stored) and shown(stored)
