@@ -11,6 +11,7 @@ from pathlib import Path
 
 from .figures import leading_row
 from .params import extra
+from .report import read_measurements
 from .tables import baseline_row, spoken
 
 with extra("repro"):
@@ -36,16 +37,16 @@ def listed(parts: list[str]) -> str:
 def read_csv(folder: str | Path, table: str) -> pd.DataFrame:
     "`tables/<table>.csv` of a results folder; an empty frame if it is not there or holds nothing."
     file = Path(folder) / "tables" / f"{table}.csv"
-    return pd.read_csv(file) if file.is_file() and file.stat().st_size > 1 else pd.DataFrame()
+    there = file.is_file() and file.stat().st_size > 1
+    return read_measurements(file, "the notebook of its stage makes it") if there else pd.DataFrame()
 
 # %% ../nbs/15_summary.ipynb #a5000021
 def gain(
-    folder: str | Path,  # results/<profile>
-    loss: str,  # a row of Table 1, of the first dataset and model
+    table: pd.DataFrame,  # tables/table1b.csv, read once
+    loss: str,  # a row of it, of the first dataset and model
     metric: str,  # such as miou_tail
 ) -> str:
     "What a row has of a metric more than cross-entropy, in points, as text."
-    table = read_csv(folder, "table1b")
     return points(table[(table["loss"] == loss) & (table["metric"] == f"{metric}_gain")].iloc[0])
 
 # %% ../nbs/15_summary.ipynb #a5000011
@@ -55,10 +56,9 @@ GAINS = {"miou_tail": "tail mIoU", "miou": "mIoU", "miou_head": "head mIoU", "pi
 def over_baseline(
     params: dict,  # of `load_params`
     folder: str | Path,  # results/<profile>
-    row: str | None = None,  # of Table 1; none: PAT's leading one
 ) -> str:  # Markdown; "" without the row or its numbers
-    "What a row gains over cross-entropy and what it pays, in every cell of Table 1."
-    row, table, cells = row or leading_row(params), read_csv(folder, "table1b"), []
+    "What PAT's leading row gains over cross-entropy and what it pays, in every cell of Table 1."
+    row, table, cells = leading_row(params), read_csv(folder, "table1b"), []
     if table.empty:
         return ""
     for (dataset, model), cell in table[table["loss"] == row].groupby(["dataset", "model"], sort=False):
@@ -104,7 +104,7 @@ def verdicts(
                 found[claim] = verdict
     return found
 
-
+# %% ../nbs/15_summary.ipynb #a5000023
 def judged(
     params: dict,  # of `load_params`
     folder: str | Path,  # results/<profile>
