@@ -94,15 +94,12 @@ def verdicts(
     folder: str | Path,  # results/<profile>
     row: str | None,  # of PAT, where a claim is judged for several
 ) -> dict[str, str]:  # claim -> a key of `WORDS`
-    "The verdict on each claim, of tables/claims.md."
-    file, found, claim = Path(folder) / "tables" / "claims.md", {}, ""
-    for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-        _, verdict, name, judged, *_ = [cell.strip(" *") for cell in line.split("|")] + [""] * 4
-        if verdict in WORDS:
-            claim = name or claim
-            if claim not in found or judged == row:
-                found[claim] = verdict
-    return found
+    "The verdict on each claim, of tables/claims.csv."
+    table = read_csv(folder, "claims")
+    if table.empty:
+        return {}
+    of_any, of_row = [lines.groupby("claim")["verdict"].first() for lines in (table, table[table["pat"] == row])]
+    return of_row.combine_first(of_any).to_dict()
 
 # %% ../nbs/15_summary.ipynb #a5000023
 def judged(
