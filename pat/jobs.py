@@ -461,6 +461,24 @@ def cluster_at(
 
     return Cluster(Place(root, None if address == "local" else address, jobs * devices, memory, devices), params_file)
 
+# %% ../nbs/19_jobs.ipynb #99f70ce2
+def grid_of(
+    repo: Any, pipeline: Path, root: Path, wanted: int | None, targets: Sequence[str], cluster: str | None
+) -> Grid:
+    "What waits in a pipeline, and the places that run it. Arguments and errors are those of `repro`."
+    params = read_sections(pipeline.with_name("params.yaml"))
+    profile, devices = params["profile"], (params.get("train") or {}).get("devices", 1)
+    folder, need = root / "results" / profile / "notebooks", memory_of_one(root / "results" / profile / "costs")
+    jobs = how_many(wanted, need, devices)
+    set_up(jobs)
+    folder.mkdir(parents=True, exist_ok=True)
+    recorder = Recorder(pipeline.with_name("dvc.lock"), root / ".dvc" / "tmp" / f"{profile}.jsonl")
+    waiting = in_order(repo, os.path.relpath(pipeline), targets)
+    grid = Grid(root, folder, recorder, waiting, jobs, devices, polite=wanted is None and not gpus())
+    if cluster is not None:
+        grid.cluster = cluster_at(cluster, root, jobs, need, devices, params["params_file"])
+    return grid
+
 # %% ../nbs/19_jobs.ipynb #99f70ce3
 def repro(
     pipeline: Path,  # a dvc.yaml
@@ -472,18 +490,8 @@ def repro(
     "Run the stages of a pipeline that have changed. `ValueError` for jobs or a cluster that cannot be."
     from dvc.repo import Repo, lock_repo
 
-    params = read_sections(pipeline.with_name("params.yaml"))
-    profile, devices = params["profile"], (params.get("train") or {}).get("devices", 1)
-    folder, need = root / "results" / profile / "notebooks", memory_of_one(root / "results" / profile / "costs")
-    jobs = how_many(wanted, need, devices)
-    set_up(jobs)
-    folder.mkdir(parents=True, exist_ok=True)
     with Repo(str(root)) as repo, lock_repo(repo), shown(Console()) as show:
-        recorder = Recorder(pipeline.with_name("dvc.lock"), root / ".dvc" / "tmp" / f"{profile}.jsonl")
-        waiting = in_order(repo, os.path.relpath(pipeline), targets)
-        grid = Grid(root, folder, recorder, waiting, jobs, devices, polite=wanted is None and not gpus())
-        if address is not None:
-            grid.cluster = cluster_at(address, root, jobs, need, devices, params["params_file"])
+        grid = grid_of(repo, pipeline, root, wanted, targets, address)
         run_grid(grid, show)
         show(grid)
     return grid

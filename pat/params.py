@@ -420,6 +420,12 @@ def combinations(
     drawn = random.Random(0).sample(range(len(every)), most) if len(every) > most else range(len(every))
     return [every[i] for i in sorted(drawn)]
 
+# %% ../nbs/05_params.ipynb #181ed34f
+def trial_name(loss: str, options: dict, seed: int) -> str:
+    "Of one trial: the loss, what was chosen for it, and the seed where it is not 0."
+    parts = [f"{option}{value}" for option, value in options.items()] + [f"{seed}"] * bool(seed)
+    return re.sub(r"[^A-Za-z0-9_+-]", "_", "-".join(["tune", loss, *parts]))
+
 # %% ../nbs/05_params.ipynb #181ed350
 def grid_trials(
     params: dict,  # what `read_params` returns; its `trials` are not looked at
@@ -438,9 +444,8 @@ def grid_trials(
         if "epochs" in lists[loss]:  # of trials, which are of one length, the first would win
             raise ValueError(f"epochs {where} is a list, expected one number: trials have the epochs of tune")
         for options, seed in product(combinations(lists[loss], tune["trials"]), tune["seeds"]):
-            parts = [f"{option}{value}" for option, value in options.items()] + [f"{seed}"] * bool(seed)
-            name = re.sub(r"[^A-Za-z0-9_+-]", "_", "-".join(["tune", loss, *parts]))
-            trials[name] = {"loss": loss, "seed": seed, **about, "options": params["losses"][loss] | options}
+            chosen = {"loss": loss, "seed": seed, **about, "options": params["losses"][loss] | options}
+            trials[trial_name(loss, options, seed)] = chosen
     return trials
 
 # %% ../nbs/05_params.ipynb #04058eff
