@@ -394,7 +394,7 @@ def chosen_rows(
     counts: np.ndarray,  # (n, C) pixels of each class
     number: int,  # of rows to show
 ) -> list[tuple[int, int | None]]:  # row; the class that it shows, if it was chosen for one
-    "Rows that hold the rarest classes, two thirds of `number` at most, and rows spread over the others."
+    "Rows that hold the rarest classes, two thirds of `number`, rounded up, at most; and rows spread over the others."
     picked: dict[int, int | None] = {}
     total = counts.sum(0)
     for c in (c for c in np.argsort(total, kind="stable") if total[c]):
