@@ -60,7 +60,7 @@ test: setup  ## run the notebooks (nbdev_test) and the tests (pytest), but for t
 	@echo "[test] tests/"
 	@$(PYTEST) -m "not slow" tests
 
-slow: setup  ## run the tests that take long: a killed and an edited pipeline, lost nodes, the paper's grid in miniature
+slow: setup  ## run the tests that take long: killed and edited pipelines, lost nodes, compiled and exported networks, the site
 	@$(PYTEST) -m slow tests
 
 docs: setup  ## build the documentation site from the stored outputs, in build/docs

@@ -34,8 +34,9 @@ def close(one, other, tolerance):
     ("model", "loss", "batch_size", "augment"),
     [
         ("segnet", "pat", 5, None),  # 16 images: 5, 5, 5 and, left out, 1
-        ("unet", "blv", 4, {"flip": 0.5, "shift": 0.1}),  # noise for each image; not SegNet, whose pooling may
-        # choose another one of two values that are equal but for rounding, such as outside of a shifted image
+        # noise for each image; not SegNet, whose pooling may choose another one of two values that are equal but for
+        # rounding, such as outside of a shifted image
+        pytest.param("unet", "blv", 4, {"flip": 0.5, "shift": 0.1}, marks=pytest.mark.slow),
     ],
 )
 def test_two_processes_find_what_one_finds(prepared_folder, tmp_path, model, loss, batch_size, augment):
@@ -97,6 +98,7 @@ def without_parts(rank, world):
         torch.testing.assert_close(norm(x[mine]), expected)
 
 
+@pytest.mark.slow
 def test_batch_norm_of_two_processes(tmp_path):
     mp.start_processes(both, (2, tmp_path, [normalised, single_value, without_parts]), nprocs=2, start_method="spawn")
 
@@ -159,6 +161,7 @@ def test_other_warnings_are_still_shown():
 # --- torch.compile
 
 
+@pytest.mark.slow
 def test_compiled_run_stays_close(scenes, tmp_path):
     settings = make_settings("unet", "pat", epochs=1)
     settings["model_options"]["levels"] = 1

@@ -46,6 +46,7 @@ def unbroken(tmp_path_factory):
     return files(folder / "results"), time.time() - begun
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_killed_at_random_points_it_ends_as_if_it_had_not_been(unbroken, tmp_path, number):
     expected, seconds = unbroken

@@ -434,6 +434,7 @@ def test_download_place_pin_and_a_second_run_that_finds_everything(site, publish
         fetch("folder", folder=datasets)
 
 
+@pytest.mark.slow
 def test_every_way_to_the_data_ends_in_the_same_pin(site, published, datasets, tmp_path):
     pins = set()
     for source in ([], [published], [published.parent], [tmp_path / "web/scenes-1.0"]):
@@ -507,6 +508,7 @@ def program(project, site):
     return [sys.executable, "-c", code], {"cwd": project, "env": {**os.environ, "PYTHONPATH": str(project)}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_download_leaves_a_part_that_the_next_run_completes(site, published, project, datasets, kill):
     command, where = program(project, site)

@@ -33,6 +33,7 @@ def changed(project, file, old, new):
     return {name for name in before if before[name] != after[name]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
@@ -67,6 +68,7 @@ def training_of(names):
     return {name for name in names if name == "train" or name.startswith(("loss-", "model-"))}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "old", "new", "expected"),
     [
@@ -88,6 +90,7 @@ def test_a_changed_operator_trains_what_it_touches(project, file, old, new, expe
     assert training_of(changed(project, file, old, new)) == expected
 
 
+@pytest.mark.slow
 def test_a_changed_picture_is_drawn_anew_and_nothing_else(project):
     found = changed(project, "nbs/paper/figure2.ipynb", "share of pixels", "part of the pixels")
     assert found == {"figure2"}

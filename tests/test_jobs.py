@@ -147,6 +147,7 @@ def ends(condition, seconds=20):
     return condition()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_what_runs_ends_with_the_command(project, number):
     root = project({"a": stage("sleep 1000 & echo $! > pid; wait", outs=["a"])})

@@ -298,6 +298,7 @@ SHALLOW = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a C++ compiler")
 @pytest.mark.parametrize("kind", SHALLOW)
 def test_compiled_model_gives_the_same_logits(kind):
@@ -307,6 +308,7 @@ def test_compiled_model_gives_the_same_logits(kind):
         torch.testing.assert_close(logits, model(images), rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("kind", SHALLOW)
 def test_onnx_file_gives_the_same_logits_at_any_size(kind, tmp_path):

@@ -146,6 +146,7 @@ def test_a_photo_is_no_label_map(project):
     fails(["mine", "--data", str(data), "--root", str(project)], "different values: no label maps, or not stored as")
 
 
+@pytest.mark.slow
 def test_command_line(project):
     folder(project / "mine", about=NAMES)
     command = [sys.executable, "-m", "pat.new", "mine", "--data", "mine"]

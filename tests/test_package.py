@@ -115,10 +115,12 @@ print(pat.metrics.confusion_matrix.__name__)
 """
 
 
+@pytest.mark.slow
 def test_losses_and_metrics_work_beside_torch_and_numpy_alone(python):
     assert answer(python, USE) == (0, "confusion_matrix\n")
 
 
+@pytest.mark.slow
 def test_the_sdist_installs_too(install):
     python = install(".gz")
     status, output = answer(python, "import pat; print(pat.__version__, pat.__file__)")

@@ -92,6 +92,7 @@ def test_all_profiles_share_one_pipeline_and_their_params_are_sound():
         assert (params["profile"], params["root"]) == (profile.name, "../..")
 
 
+@pytest.mark.slow
 def test_one_table_alone_makes_what_it_needs(project):
     results = project / "results/sample"
     for name in (*(f"tables/table1.{ending}" for ending in ("md", "tex", "csv")), "datasets/streets.json"):
@@ -104,6 +105,7 @@ def test_one_table_alone_makes_what_it_needs(project):
     assert not [*results.rglob("*.tmp*")] and not [*(project / "cache").rglob("*.tmp*")]
 
 
+@pytest.mark.slow
 def test_metrics_and_plots_of_the_runs(project):
     status, output = run(project, "dvc", "metrics", "show", "--json")
     assert status == 0, output
@@ -115,6 +117,7 @@ def test_metrics_and_plots_of_the_runs(project):
     assert "val_miou" in page and "streets-segnet-pat-written" in page
 
 
+@pytest.mark.slow
 def test_nothing_changed_nothing_runs_and_an_edited_loss_trains_its_own_run(project):
     assert "Running stage" not in run(project, "dvc", "repro", "table1")[1]
     before = json.loads((project / "results/sample/runs/streets-segnet-pat-written.json").read_text())
@@ -127,6 +130,7 @@ def test_nothing_changed_nothing_runs_and_an_edited_loss_trains_its_own_run(proj
     assert after["settings"]["loss_options"]["alpha"] == 0.7 and after["test"] != before["test"]
 
 
+@pytest.mark.slow
 def test_a_rerun_writes_the_same_bytes(project):
     files = [project / f"results/sample/runs/streets-segnet-ce.{ending}" for ending in ("json", "csv", "npz")]
     before = [file.read_bytes() for file in files]
@@ -146,6 +150,7 @@ def test_prose_runs_no_stage_and_an_edited_operator_trains_its_own_runs(project)
     assert [stage for stage in ran() if "table" not in stage] == ["check", "train@streets-segnet-pat-written"]
 
 
+@pytest.mark.slow
 def test_side_by_side_the_stages_write_the_same_bytes(project):
     run(project, "dvc", "repro", "table1")  # the table of the runs as tests before have left them
     made = {file: file.read_bytes() for file in sorted((project / "results/sample").glob("[rt]*/[a-z]*"))}
@@ -157,6 +162,7 @@ def test_side_by_side_the_stages_write_the_same_bytes(project):
     assert "Running stage" not in run(project, "dvc", "repro", "table1")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
@@ -179,12 +185,14 @@ def test_a_typo_in_params_yaml_stops_the_pipeline_before_anything_trains(project
     assert "Running stage 'train" not in output
 
 
+@pytest.mark.slow
 def test_a_parameter_that_did_not_arrive_is_an_error(project):
     status, output = run(project, "papermill", "nbs/experiments/train.ipynb", "out.ipynb",
                          "-r", "runn", "streets-segnet-ce", "-r", "params_file", "params.yaml")  # fmt: skip
     assert status != 0 and "papermill parameter run did not arrive" in output
 
 
+@pytest.mark.slow
 def test_a_table_refuses_a_missing_result_and_a_smoke_run(project):
     file = project / "results/sample/runs/streets-segnet-ce.json"
     result = file.read_text()
@@ -201,6 +209,7 @@ def test_a_table_refuses_a_missing_result_and_a_smoke_run(project):
     assert not (project / "results/x").exists()
 
 
+@pytest.mark.slow
 def test_data_that_were_not_pulled_are_named(project):
     (project / "data").rename(project / "elsewhere")
     try:
@@ -249,6 +258,7 @@ def camvid(root, images=3):
     return root
 
 
+@pytest.mark.slow
 def test_fetch_copies_checks_and_pins(project, tmp_path):
     source = camvid(tmp_path / "CamVid")
     status, output = run(project, sys.executable, "-m", "pat.fetch", "camvid", "--from", str(source))
@@ -266,6 +276,7 @@ def test_fetch_copies_checks_and_pins(project, tmp_path):
     assert (project / "datasets/camvid.dvc").read_text() == pin
 
 
+@pytest.mark.slow
 def test_a_broken_copy_leaves_nothing_behind(project, tmp_path):
     shutil.rmtree(project / "datasets", ignore_errors=True)
     source = camvid(tmp_path / "CamVid")

@@ -165,6 +165,7 @@ def test_a_run_without_checkpoint_says_what_trains_it(project):
         predictor_of_run(params, "streets-segnet-focal", project)
 
 
+@pytest.mark.slow
 def test_weights_stand_alone(project, predictor, tmp_path, scenes):
     file, weights = photo(tmp_path), tmp_path / "weights"
     main([RUN, "--export", str(weights), "--root", str(project)])

@@ -268,6 +268,7 @@ def test_kill_9_costs_only_what_was_under_way(tmp_path, monkeypatch):
     assert content(cache) == content(tmp_path / "fresh")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_memory_stays_below_a_gibibyte_and_does_not_grow_with_the_images(tmp_path):
     "Images of 2048 x 1024 kept at their size: 32 more rows are 256 MiB more on disk."

@@ -44,6 +44,7 @@ def share(labels, name):
     return (labels == CLASSES.index(name)).mean()
 
 
+@pytest.mark.slow
 def test_shipped_data_are_what_the_code_draws(streets):
     pin = yaml.safe_load((ROOT / "data.dvc").read_text())["outs"][0]["md5"]
     listing = (ROOT / "dvc-store" / "files" / "md5" / pin[:2] / pin[2:]).read_bytes()
