@@ -166,7 +166,7 @@ def epochs_for(
 
 # %% ../nbs/17_new.ipynb #17a59788
 HEAD = """\
-# Your own data: two losses with one network. Each line says what it is for; nbs/own_data.ipynb walks through it.
+# Your own data: two losses with one network. Comments say what the lines are for; nbs/own_data.ipynb walks through it.
 # What each key of a model, a loss or the training can be: nbs/10_models, nbs/03_baselines and nbs/11_training.
 profile: {name}
 root: ../..
