@@ -405,8 +405,8 @@ def look(cluster: Cluster) -> None:
 def again(cluster: Cluster) -> None:
     "Connect anew after the head was lost, and hand over what had not ended. `ValueError` if it does not come back."
     cluster.losses += 1
-    if cluster.losses >= 5:
-        raise ValueError("the connection to Ray was lost five times, and no stage has ended: it says above why")
+    if cluster.losses > 5:
+        raise ValueError("the connection to Ray was lost six times, and no stage has ended: it says above why")
     patience = cluster.place.patience
     print(f"the connection to Ray is lost; trying again for {patience:.0f} seconds")
     deadline = time.time() + patience

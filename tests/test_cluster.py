@@ -121,7 +121,7 @@ def test_what_ends_the_connection_again_and_again_ends_the_command(tmp_path, mon
     made = cluster.Cluster(Place(tmp_path, None, 1, 1), "params.yaml")
     for _ in range(5):
         cluster.again(made)
-    with pytest.raises(ValueError, match="was lost five times, and no stage has ended"):
+    with pytest.raises(ValueError, match="was lost six times, and no stage has ended"):
         cluster.again(made)
     assert len(closed) == 5
 
