@@ -25,7 +25,7 @@ import time
 
 # %% ../nbs/19_jobs.ipynb #bb44fa45
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -42,26 +42,32 @@ with extra("repro"):
 # %% ../nbs/19_jobs.ipynb #ed239bb4
 WARM = ["papermill.cli", "execnb.shell", "pandas", "matplotlib.pyplot", "seaborn", "pat.training", "pat.figures"]
 
+# %% ../nbs/19_jobs.ipynb #19ba7a29
+def run_cells(manager: Any, log_output: bool) -> None:
+    "Execute the cells of a notebook in this process, up to the first that raises; papermill raises what it says."
+    from execnb.shell import CaptureShell
+    from nbformat import from_dict
+
+    shell = CaptureShell(mpl_format="png")
+    for index, cell in enumerate(manager.nb.cells):
+        manager.cell_start(cell, index)
+        if cell.cell_type == "code":
+            cell.outputs = [from_dict(joined(output)) for output in shell.run(cell.source)]
+            if log_output:
+                print("".join(output.text for output in cell.outputs if output.output_type == "stream"), end="")
+        manager.cell_complete(cell)
+        if shell.exc:
+            break
+
 # %% ../nbs/19_jobs.ipynb #19ba7a2a
 def register_engine() -> None:
     "Give papermill the engine `here`, which executes the cells of a notebook in this process."
-    from execnb.shell import CaptureShell
-    from nbformat import from_dict
     from papermill.engines import Engine, papermill_engines
 
     class Here(Engine):
         @classmethod
         def execute_managed_notebook(cls, manager: Any, kernel_name: str, log_output: bool = False, **_: Any) -> None:
-            shell = CaptureShell(mpl_format="png")
-            for index, cell in enumerate(manager.nb.cells):
-                manager.cell_start(cell, index)
-                if cell.cell_type == "code":
-                    cell.outputs = [from_dict(joined(output)) for output in shell.run(cell.source)]
-                    if log_output:
-                        print("".join(output.text for output in cell.outputs if output.output_type == "stream"), end="")
-                manager.cell_complete(cell)
-                if shell.exc:
-                    break  # papermill raises what a cell's output says
+            run_cells(manager, log_output)
 
     papermill_engines.register("here", Here)
 
@@ -433,12 +439,8 @@ def shown(console: Console) -> Iterator[Callable[[Grid], None]]:
         if live is not None:
             live.update(live_table(grid))
 
-    live = Live(console=console, refresh_per_second=1) if console.is_terminal else None
-    if live is None:
+    with Live(console=console, refresh_per_second=1) if console.is_terminal else nullcontext() as live:
         yield tell
-    else:
-        with live:
-            yield tell
 
 # %% ../nbs/19_jobs.ipynb #ed8df03e
 def set_up(jobs: int) -> None:

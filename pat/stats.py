@@ -205,7 +205,7 @@ def p_value(part: Difference, threshold: float = 0.0) -> float:
     reaches = lambda exponent: part.half(10**exponent) - distance
     return 10 ** optimize.brentq(reaches, -300, 0) if reaches(-300) > 0 else 0.0
 
-
+# %% ../nbs/12_stats.ipynb #7c63509f
 def signs(
     parts: list[Difference],
     threshold: float = 0.0,
