@@ -40,6 +40,7 @@ def make_results(folder):
         write_file(folder / f"tables/{name}.md", f"A caption with 100 % of it and $\\beta_T$.\n\n{rows}")
         for ending in ("csv", "tex"):
             write_file(folder / f"tables/{name}.{ending}", "made by hand\n")
+    write_file(folder / "tables/claims.csv", "claim,pat,verdict\nC1,PAT,holds\n")
     figure_style()
     for name, size in {"figure2": (7, 5), "figure3": (3.4, 2)}.items():
         fig, _ = plt.subplots(figsize=size)
