@@ -7,7 +7,7 @@ from hypothesis import settings
 from pat.datasets import load_prepared, open_source, prepare
 from pat.streets import build
 
-settings.register_profile("tests", derandomize=True, max_examples=200, deadline=None, database=None)
+settings.register_profile("tests", derandomize=True, max_examples=100, deadline=None, database=None)
 settings.load_profile("tests")
 
 

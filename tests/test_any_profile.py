@@ -319,7 +319,7 @@ PROFILES = {
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i > 1)) for i, name in enumerate(PROFILES)]
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (i > 0)) for i, name in enumerate(PROFILES)]
 )
 @pytest.mark.filterwarnings("ignore:.*non-interactive")
 def test_what_passes_the_check_is_drawn(write, tmp_path, monkeypatch, name):

@@ -511,6 +511,7 @@ def test_training_does_not_draw():
 # ---------------------------------------------------------------- the pipeline
 
 
+@pytest.mark.slow
 def test_the_pipeline_prints_the_report_and_stops_where_nothing_can_be_learned(tmp_path):
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
     params["datasets"] = {"mine": {"format": "folder", "path": "mine", "height": 18, "width": 24, "split": "paper"}}

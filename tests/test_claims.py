@@ -137,6 +137,7 @@ def test_each_claim_is_judged_by_what_was_built_in(tmp_path, monkeypatch):
     assert shown["evidence"].startswith("3 paired differences: 3 above, 0 below; decides: streets, segnet, over ")
 
 
+@pytest.mark.slow
 def test_the_interval_shown_is_that_of_the_verdict(tmp_path, monkeypatch):
     for scatter in (0.002, 0.05, 0.3):
         _, table, _ = verdicts(tmp_path, monkeypatch, {"streets": 12}, scatter=scatter)

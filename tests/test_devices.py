@@ -30,13 +30,14 @@ def close(one, other, tolerance):
 # --- two processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "loss", "batch_size", "augment"),
     [
         ("segnet", "pat", 5, None),  # 16 images: 5, 5, 5 and, left out, 1
         # noise for each image; not SegNet, whose pooling may choose another one of two values that are equal but for
         # rounding, such as outside of a shifted image
-        pytest.param("unet", "blv", 4, {"flip": 0.5, "shift": 0.1}, marks=pytest.mark.slow),
+        ("unet", "blv", 4, {"flip": 0.5, "shift": 0.1}),
     ],
 )
 def test_two_processes_find_what_one_finds(prepared_folder, tmp_path, model, loss, batch_size, augment):

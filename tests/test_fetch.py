@@ -413,6 +413,7 @@ def names(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_download_place_pin_and_a_second_run_that_finds_everything(site, published, datasets):
     site.hang_up = [5000]
     assert fetch("folder", folder=datasets) == "folder: 20 images in datasets/folder, pinned in datasets/folder.dvc"
@@ -539,6 +540,7 @@ def test_a_run_killed_while_it_unpacks_leaves_nothing_that_counts(published, dat
     assert names(datasets) == ["folder", "folder.dvc"] and len(names(datasets / "folder/images")) == 20
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_reported_and_with_room_the_rest_follows(site, published, project, datasets, tmp_path):
     own_mounts = ["unshare", "--user", "--map-root-user", "--mount"]
     if not shutil.which("unshare") or subprocess.run([*own_mounts, "true"], capture_output=True).returncode:
@@ -588,6 +590,7 @@ def run_fetch(where, env, *arguments):
     return subprocess.run(command, cwd=where, env=env, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_outside_of_a_project_the_data_go_to_the_working_directory(installed, tmp_path):
     site, env = installed
     mine = tmp_path / "mine"
@@ -606,6 +609,7 @@ def test_outside_of_a_project_the_data_go_to_the_working_directory(installed, tm
     assert done.stdout == "camvid: 10 images were in datasets/camvid already, pinned in datasets/camvid.dvc\n"
 
 
+@pytest.mark.slow
 def test_root_names_another_folder(installed, project, datasets, tmp_path):
     site, env = installed
     source = miniatures.make_camvid(tmp_path / "CamVid")
@@ -703,6 +707,7 @@ def test_the_checksums_of_nyu_are_those_of_the_real_files():
 
 
 @pytest.mark.skipif(not CAMVID.exists(), reason=f"CamVid is not in {CAMVID}")
+@pytest.mark.slow
 def test_the_real_camvid_as_its_authors_repository_has_the_pin_of_this_project(site, datasets, tmp_path, monkeypatch):
     [(file, _)], inside = DATASETS["camvid"].files.items(), DATASETS["camvid"].inside
     with zipfile.ZipFile(tmp_path / file, "w") as archive:

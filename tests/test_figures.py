@@ -192,6 +192,7 @@ def test_figure_3_adds_up_to_the_loss_of_the_image(project, scenes):
     assert loss.options["temperature"] == 2 and figure3["ratio"]["focal, γ = 2"] < 0.001
 
 
+@pytest.mark.slow
 def test_every_figure_leaves_a_picture_and_a_caption(project):
     predict()
     for number in (1, 3, 4, 5):

@@ -70,6 +70,7 @@ def test_stages_that_do_not_need_each_other_run_at_once(project):
     assert repro(root, "--jobs", "2")[:2] == (0, "Data and pipelines are up to date.\n")
 
 
+@pytest.mark.slow
 def test_only_what_changed_runs_and_targets_can_be_named(project):
     root = project({name: stage(f"cat {name}.in > {name}.out", [f"{name}.in"], [f"{name}.out"]) for name in "ab"})
     for name in "ab":
@@ -167,6 +168,7 @@ def test_what_runs_ends_with_the_command(project, number):
     assert repro(root, "--jobs", "1")[0] == 0 and clean(root)
 
 
+@pytest.mark.slow
 def test_a_journal_that_a_kill_has_left_is_recorded(project, tmp_path):
     root = project({name: stage(f"echo {name} > {name}", outs=[name]) for name in "ab"})
     assert repro(root, "--jobs", "1")[0] == 0

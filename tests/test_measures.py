@@ -171,6 +171,7 @@ def measured(project):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", CLASSES)
 def test_every_loss_has_a_turn_in_every_round(project, measured, classes):
     frame = pd.read_csv(project / "results" / "mini" / "steps" / f"mini{classes}.csv")
@@ -193,6 +194,7 @@ def test_a_slow_machine_gets_shorter_turns_never_fewer_rounds(project):
     assert len(found["trainer"].batches) == 2  # the memory is that of two steps all the same
 
 
+@pytest.mark.slow
 def test_peak_memory_is_what_is_held_and_the_most_that_a_step_allocates(measured):
     found = measured["cost", 3]
     trainer, kept = found["trainer"], []
@@ -212,6 +214,7 @@ def test_peak_memory_is_what_is_held_and_the_most_that_a_step_allocates(measured
     assert found["peak_memory"]("ce") > (held + sum(w.nbytes for w in weights)) / 2**20  # and gradients, activations
 
 
+@pytest.mark.slow
 def test_losses_that_change_the_logits_hold_one_more_array_of_their_size(measured):
     memory = measured["cost", 20]["frame"].groupby("loss")["peak_memory_mib"].first()
     logits = 4 * 20 * 18 * 24 * 4 / 2**20  # 4 images, 20 classes, float32
@@ -219,6 +222,7 @@ def test_losses_that_change_the_logits_hold_one_more_array_of_their_size(measure
     assert memory["pat-exponential"] - memory["ce"] < logits / 4
 
 
+@pytest.mark.slow
 def test_gpu_utilisation_is_the_mean_of_the_samples_after_the_first_second(measured):
     found = measured["cost", 3]
     samples, clock = iter([20, 40, 60]), iter([0, 0.5, 1.5, 2.5, 3.5, 4.5])
@@ -229,6 +233,7 @@ def test_gpu_utilisation_is_the_mean_of_the_samples_after_the_first_second(measu
         assert found["gpu_utilisation"]("ce") == pytest.approx(0.3)  # at 1.5 and 2.5 s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classes", CLASSES)
 def test_gradients_have_a_row_for_every_class_weight_and_state(project, measured, classes):
     frame = pd.read_csv(project / "results" / "mini" / "gradients" / f"mini{classes}.csv")
@@ -244,6 +249,7 @@ def test_gradients_have_a_row_for_every_class_weight_and_state(project, measured
     assert np.allclose(equal.dropna(), 1, atol=0.15)  # Eq. 6, up to the mean over images of a product
 
 
+@pytest.mark.slow
 def test_gradients_are_those_of_autograd_on_the_loss_of_one_class(measured):
     found = measured["gradients", 14]
     model, (images, target) = found["exact"], found["image"](found["member"])
@@ -257,6 +263,7 @@ def test_gradients_are_those_of_autograd_on_the_loss_of_one_class(measured):
             assert torch.allclose(mine[weight, c], expected, rtol=1e-4, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_the_figures_of_the_three_datasets(project, measured):
     figures = project / "results" / "mini" / "figures"
     cost = execute(project, "paper/figure6.ipynb", {}, profile="mini", out="results/mini")
@@ -282,6 +289,7 @@ def test_the_figures_of_the_three_datasets(project, measured):
     plt.close("all")
 
 
+@pytest.mark.slow
 def test_figure6_without_utilisation_and_on_a_gpu(project, measured):
     root = project.with_name("gpu")
     shutil.copytree(project, root)

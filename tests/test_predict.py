@@ -80,6 +80,7 @@ def test_logits_are_enlarged_as_torch_does_it(h, w, height, width):
     torch.testing.assert_close(chosen, wanted.amax(0))  # the largest logit, but for ties in the last bits
 
 
+@pytest.mark.slow
 def test_command_line_writes_three_things_at_the_photos_own_size(project, tmp_path):
     file, out = photo(tmp_path), tmp_path / "out"
     command = [sys.executable, "-m", "pat.predict", RUN, str(file), "-o", str(out)]

@@ -251,6 +251,7 @@ def make_many(root, images, size, different=4):
     return root
 
 
+@pytest.mark.slow
 def test_kill_9_costs_only_what_was_under_way(tmp_path, monkeypatch):
     many, cache, images = make_many(tmp_path / "many", 200, (960, 480)), tmp_path / "cache", 200
     process = subprocess.Popen(command(many, cache, 240, 480), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -254,6 +254,7 @@ def test_the_deciding_interval_says_what_the_verdict_says(values):
     assert outcome == ("holds" if low > 0 else "fails" if high < 0 else "undecided")
 
 
+@pytest.mark.slow
 def test_a_claim_of_many_parts_does_not_fail_by_chance():
     # twenty differences that are all zero: at 95 % one of them would lie below in most trials
     rng, failed = np.random.default_rng(4), 0

@@ -525,11 +525,13 @@ def killed(scenes, prepared_folder, tmp_path_factory):
     return folder, refusal
 
 
+@pytest.mark.slow
 def test_second_process_is_refused(killed):
     folder, refusal = killed
     assert refusal == f"another process trains run 'tiny-segnet-ce': {folder}/lock is held"
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_if_nothing_had_happened(killed, outcome, scenes, monkeypatch):
     folder, _ = killed
     done = len(torch.load(folder / "last.ckpt", weights_only=False)["history"])
