@@ -46,7 +46,7 @@ repro: setup  ## regenerate every table and figure (PROFILE=sample, JOBS=n at a 
 	@if [ -f tests/expected/$(PROFILE).json ]; then .venv/bin/python -m pat.report compare $(PROFILE); fi
 	@echo "[repro] open results/$(PROFILE)/report.html"
 
-DRAWN = table1 table2 table3 figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 figure9 figure10 equations6_7 curves claims report
+DRAWN = table1 table2 table3 figure1 figure2 figure3 figure4 figure5 figure6 figure7 figure8 figure9 figure10 figure11 equations6_7 curves claims report
 redraw: setup  ## draw tables, figures and report again from the results that are there: no data, no training
 	@mkdir -p results/$(PROFILE)/notebooks
 	@.venv/bin/dvc repro --force --single-item $(addprefix $(DVC_YAML):,$(DRAWN))

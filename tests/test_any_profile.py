@@ -178,7 +178,7 @@ def test_the_check_takes_the_file_of_the_working_directory(write, monkeypatch, c
 
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
 PAPER = ["table1", "table2", "table3", "figure1", "figure2", "figure3", "figure4", "figure5", "figure6", "figure7",
-         "figure8", "figure9", "figure10",
+         "figure8", "figure9", "figure10", "figure11",
          "equations6_7", "curves", "claims", "report"]  # fmt: skip
 SIZE, IMAGES = (12, 16), 3
 
@@ -351,7 +351,15 @@ def test_what_passes_the_check_is_drawn(write, tmp_path, monkeypatch, name):
     if name == "lengths, and two classes":
         assert drawn["figure10"]["curves"]["d", "net"] == {"ce": ["ce", "ce-4"], "p": ["p", "p-4"]}
         assert drawn["figure10"]["table"]["epochs"].tolist() == ["1", "4", "1", "4"]
+    if name == "two datasets":
+        frames = drawn["figure11"]["numbers"], pd.read_csv(folder / "tables/table1.csv")
+        gains, levels = (frame[frame["metric"] == "miou"].pivot(index="dataset", columns="loss", values="value")
+                         for frame in frames)  # fmt: skip
+        assert set(gains.index) == {"few", "oxford_pet"} and np.allclose(gains["ce"], levels["ce"], atol=1e-3)
+        assert np.allclose(gains["p"], levels["p"] - levels["ce"], atol=1e-3)
+    else:
+        assert "This profile has one dataset." in (folder / "figures/figure11.md").read_text()
     report = drawn["report"]
     for made in [report["table"](n) for n in ("table1", "table2", "table3", "claims", "oddities")] + [
-            report["figure"](name, "") for name in ("claims", *(f"figure{n}" for n in range(1, 11)))]:  # fmt: skip
+            report["figure"](name, "") for name in ("claims", *(f"figure{n}" for n in range(1, 12)))]:  # fmt: skip
         assert "is not in this results folder" not in made.data
