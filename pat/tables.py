@@ -7,8 +7,8 @@ __all__ = ['DEPENDS_ON', 'SCORES', 'PLAIN', 'PAPER', 'HEADINGS', 'LOWER_IS_BETTE
            'check_settings', 'load_result', 'load_dataset', 'paper_values', 'table_groups', 'is_ablation', 'pat_rows',
            'pat_options', 'baseline_row', 'spoken', 'row_samples', 'row_cells', 'table_cells', 'with_gains',
            'row_lines', 'table_values', 'with_paper', 'heading', 'number_texts', 'interval_texts', 'paper_texts',
-           'readable', 'options_text', 'setting', 'absent', 'table_caption', 'in_words', 'latex_text', 'cell_lines',
-           'latex_lines', 'latex_tabular', 'latex_float', 'latex_table', 'write_table']
+           'readable', 'options_text', 'trained', 'varied', 'setting', 'absent', 'table_caption', 'in_words',
+           'latex_text', 'cell_lines', 'latex_lines', 'latex_tabular', 'latex_float', 'latex_table', 'write_table']
 
 # %% ../nbs/13_tables.ipynb #88c75594
 import json
@@ -327,19 +327,37 @@ def options_text(options: dict) -> str:
     return ", ".join(f"{key} {value}" for key, value in options.items() if key != "name") or "no options"
 
 # %% ../nbs/13_tables.ipynb #27626e65
+def trained(
+    params: dict,  # of `load_params`
+    table: str,  # a key of `tables`
+) -> str:
+    "Models, datasets, epochs and seeds of a table, as a sentence for a caption."
+    wanted = params["tables"][table]
+    models = ", ".join(f"{name} ({options_text(params['models'][name])})" for name in wanted["models"])
+    seeds = len(wanted.get("seeds", params["seeds"]))
+    return (
+        f"{models}; {', '.join(params['datasets'])}; {params['train']['epochs']} epochs; "
+        f"{seeds} seed{'s' if seeds > 1 else ''}."
+    )
+
+
+def varied(
+    params: dict,  # of `load_params`
+    table: str,  # a key of `tables`
+) -> str:
+    "What the intervals of a table are over, for a caption."
+    several = len(params["tables"][table].get("seeds", params["seeds"])) > 1
+    return "images and seeds" if several else "images; another seed moves the numbers too"
+
+
 def setting(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`
 ) -> str:
-    "One sentence for a caption: models, datasets, epochs and seeds of a table."
-    wanted = params["tables"][table]
-    models = ", ".join(f"{name} ({options_text(params['models'][name])})" for name in wanted["models"])
-    seeds = len(wanted.get("seeds", params["seeds"]))
-    scatter = "images and seeds" if seeds > 1 else "images; another seed moves the numbers too"
+    "For the caption of a table: what was trained, and what the numbers are."
     return (
-        f"{models}; {', '.join(params['datasets'])}; {params['train']['epochs']} epochs; "
-        f"{seeds} seed{'s' if seeds > 1 else ''}. Test split, in % but for Dice error and cross-entropy; "
-        f"best in bold, [95 % interval over test {scatter}]."
+        f"{trained(params, table)} Test split, in % but for Dice error and cross-entropy; "
+        f"best in bold, [95 % interval over test {varied(params, table)}]."
     )
 
 # %% ../nbs/13_tables.ipynb #547d1057
