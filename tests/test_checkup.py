@@ -383,6 +383,7 @@ def test_a_sheet_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch
 # ---------------------------------------------------------------- the command
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "make"),
     [("folder", make_folder), ("camvid", make_camvid), ("oxford_pet", make_oxford_pet),
@@ -429,6 +430,7 @@ def test_the_command_reports_and_then_fails_where_nothing_can_be_learned(here, c
     assert (here / "checkup-mine.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_command_says_what_prepare_warns_of(here, capsys):
     root = write(here.parent / "mine", [STRIPES] * 20)
     shutil.copy(root / "images/000.png", root / "images/001.png")

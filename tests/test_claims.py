@@ -181,10 +181,14 @@ def test_one_seed_decides_nothing_about_training(tmp_path, monkeypatch):
     assert said["C1", "pat-inverse"] == "nothing from one seed"
 
 
-@pytest.mark.parametrize(("moved", "expected"), [("many", "holds"), ("few", "fails")])
-def test_temperature_and_the_number_of_classes(tmp_path, monkeypatch, moved, expected):
+@pytest.mark.parametrize(
+    ("moved", "seeds", "expected"),
+    [("many", [0, 1, 2], "holds"), ("few", [0, 1, 2], "fails"), ("neither", [0, 1, 2], "undecided"),
+     ("many", [0], "not tested")],
+)  # fmt: skip
+def test_temperature_and_the_number_of_classes(tmp_path, monkeypatch, moved, seeds, expected):
     better = {(moved, "pat-hot"): (0.9, 0.9, 0.5)}  # the temperature that changes much, on one of two datasets
-    found, _, _ = verdicts(tmp_path, monkeypatch, {"few": 3, "many": 20}, hot=better)
+    found, _, _ = verdicts(tmp_path, monkeypatch, {"few": 3, "many": 20}, hot=better, seeds=seeds)
     assert found["C3", "pat"] == expected
 
 
@@ -195,6 +199,7 @@ def test_few_classes_are_no_evidence_for_many(tmp_path, monkeypatch):
     assert said["C2", "pat-inverse"] == "a dataset with so many classes"
 
 
+@pytest.mark.slow
 def test_undecided_says_how_many_seeds(tmp_path, monkeypatch):
     found, table, _ = verdicts(tmp_path, monkeypatch, {"streets": 12}, scatter=0.3)
     row = table[(table["claim"] == "C1") & (table["PAT"] == "pat-inverse")].iloc[0]
@@ -202,6 +207,7 @@ def test_undecided_says_how_many_seeds(tmp_path, monkeypatch):
     assert re.search(r"^\d+\.\d points, four times in five; it takes about \d+ seeds$", row["what could be found"])
 
 
+@pytest.mark.slow
 def test_the_mask_size_weight_alone_is_not_judged_but_compared_with(tmp_path, monkeypatch):
     _, table, names = verdicts(tmp_path, monkeypatch, {"streets": 12})
     assert "mask-size" not in set(table["PAT"]) and not table["evidence"].str.contains("mask-size").any()

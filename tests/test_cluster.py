@@ -147,6 +147,7 @@ def example(root, **more):
     return Task(**given | more)
 
 
+@pytest.mark.slow
 def test_a_node_with_other_code_is_refused():
     code = "cache/sample/code/loss-ce"
     own = cluster.own_fingerprints(ROOT, "params.yaml")["loss-ce"].encode()
@@ -201,6 +202,7 @@ def test_a_task_knows_what_its_stage_reads(project):  # noqa: F811
     assert list(task.folders) == ["in"] and len(task.folders["in"]) == 32
 
 
+@pytest.mark.slow
 def test_a_notebook_runs_in_the_folder_of_its_task(tmp_path):
     from nbformat import v4, write
 
@@ -237,6 +239,7 @@ def test_something_else_at_the_address_is_no_cluster(tmp_path):
             cluster.Cluster(Place(tmp_path, address, 1, 1, hello=6), "params.yaml")
 
 
+@pytest.mark.slow
 def test_the_command_names_an_address_that_does_not_answer(project):  # noqa: F811
     command = begun(project({}), "127.0.0.1:1")
     assert "error: no Ray head answers at 127.0.0.1:1" in command.communicate(timeout=60)[0] and command.returncode == 1

@@ -83,6 +83,7 @@ def test_smp_classes_that_cannot_be():
         build_model("smp/Unet/resnet18", 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smp/Unet/mit_b0", "smp/Unet/tu-swin_tiny_patch4_window7_224"])
 def test_smp_encoders_with_needs_of_their_own(name):
     options = {"img_size": [64, 96]} if "swin" in name else {}

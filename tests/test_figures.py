@@ -202,6 +202,7 @@ def test_every_figure_leaves_a_picture_and_a_caption(project):
         assert "not in the repository" not in (project / f"out/figures/figure{number}.md").read_text()
 
 
+@pytest.mark.slow
 def test_figures_show_each_row_of_pat_that_has_a_beta(project):
     predict()
     rows = ["image", "label", "cross-entropy", "pat-inverse", "pat-exponential", "focal", "mask-size"]
@@ -241,6 +242,7 @@ def texts(fig):
     return [text.get_text() for ax in fig.axes for text in ax.texts]
 
 
+@pytest.mark.slow
 def test_without_the_dataset_the_pictures_are_grey_and_the_rest_is_there(project):
     predict()
     whole = {number: figure(number)["fig"] for number in (3, 4)}

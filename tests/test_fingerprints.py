@@ -49,6 +49,7 @@ def test_prose_changes_nothing(project, file, old, new):
     assert changed(project, file, old, new) == set()
 
 
+@pytest.mark.slow
 def test_a_notebook_that_was_run_and_annotated_changes_nothing(project):
     before = fingerprints(project, PARAMS)
     for file in project.glob("nbs/*/*.ipynb"):
@@ -126,6 +127,7 @@ def test_every_stage_depends_on_the_code_of_its_own_notebook():
             assert not [dep for dep in stage["deps"] if dep.startswith("pat") or dep.endswith(".ipynb")], name
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_file_for_each(project, capsys):
     main(["params.yaml", "--root", str(project)])
     assert capsys.readouterr().out == f"cache/sample/code: {len(fingerprints(project, PARAMS))} fingerprints\n"

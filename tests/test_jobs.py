@@ -61,6 +61,7 @@ def clean(root):
     return "up to date" in done.stdout
 
 
+@pytest.mark.slow
 def test_stages_that_do_not_need_each_other_run_at_once(project):
     root = project({"a": stage(meets("a", "b"), outs=["a"]), "b": stage(meets("b", "a"), outs=["b"]),
                     "c": stage("cat a b > c", ["a", "b"], ["c"])})  # fmt: skip
@@ -104,6 +105,7 @@ def test_a_cell_that_raises_is_shown(project):
     assert status == 1 and "ZeroDivisionError: division by zero" in said and "object repr" not in said
 
 
+@pytest.mark.slow
 def test_what_was_edited_while_it_was_read_is_not_recorded(project):
     root = project({"a": stage("cat a.in > a.out; echo new > a.in", ["a.in"], ["a.out"])})
     (root / "a.in").write_text("old\n")
@@ -111,6 +113,7 @@ def test_what_was_edited_while_it_was_read_is_not_recorded(project):
     assert status == 1 and "a.in changed while it ran: run it again" in said and not clean(root)
 
 
+@pytest.mark.slow
 def test_a_stage_that_measures_time_runs_alone(project):
     watch = "touch {0}.here; sleep 0.5; ls *.here > {0}; rm {0}.here"
     root = project({"a": stage(watch.format("a"), outs=["a"]), "b": stage(watch.format("b"), outs=["b"]),
@@ -180,6 +183,7 @@ def test_a_journal_that_a_kill_has_left_is_recorded(project, tmp_path):
     assert not (root / ".dvc/tmp/sample.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_what_a_stage_says_is_told_where_the_pipeline_wants_it(project):
     root = project({"a": stage("echo loud [yes]; echo 1 > a", outs=["a"], meta={"tell": True}),
                     "b": stage("echo silent; echo 1 > b", outs=["b"])})  # fmt: skip

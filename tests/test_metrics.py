@@ -120,6 +120,7 @@ def test_nanmean_along_an_axis_is_that_of_each_row(seed, axis):
         assert means[place] == pytest.approx(nanmean(rows[place]), nan_ok=True)
 
 
+@pytest.mark.slow
 def test_metrics_need_numpy_and_torch_alone():
     code = "import sys; import pat.metrics; print(*{name.partition('.')[0] for name in sys.modules})"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()

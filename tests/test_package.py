@@ -127,6 +127,7 @@ def test_the_sdist_installs_too(install):
     assert status == 0 and output.startswith(SETTINGS["version"]) and "site-packages" in output
 
 
+@pytest.mark.slow
 def test_what_needs_an_extra_says_which(python):
     needs = {
         "repro": [f"import pat.{module}" for module in HEAVY],
@@ -182,6 +183,7 @@ def test_the_sdist_holds_what_it_is_built_from(built):
     assert not {name for name in names if name.startswith(("tests", "nbs", "results"))}
 
 
+@pytest.mark.slow
 def test_importing_a_loss_imports_nothing_but_torch():
     # the time of an import is that of the modules that it loads; which these are does not depend on the machine
     code = f"""

@@ -63,7 +63,7 @@ def shown(notebook):
     return [output.data["text/markdown"] for output in outputs if "text/markdown" in output.get("data", {})]
 
 
-@pytest.mark.parametrize("name", ["index", "findings"])
+@pytest.mark.parametrize("name", ["index", pytest.param("findings", marks=pytest.mark.slow)])
 def test_stored_numbers_are_those_of_the_results(name):
     stored = nbformat.read(ROOT / f"nbs/{name}.ipynb", 4)
     fresh = NotebookClient(deepcopy(stored), resources={"metadata": {"path": str(ROOT / "nbs")}}).execute()
