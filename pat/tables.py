@@ -341,6 +341,7 @@ def trained(
     )
 
 
+# %% ../nbs/13_tables.ipynb #27626e66
 def varied(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`
@@ -350,6 +351,7 @@ def varied(
     return "images and seeds" if several else "images; another seed moves the numbers too"
 
 
+# %% ../nbs/13_tables.ipynb #27626e67
 def setting(
     params: dict,  # of `load_params`
     table: str,  # a key of `tables`

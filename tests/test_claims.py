@@ -70,7 +70,8 @@ def verdicts(root, monkeypatch, datasets, seeds=(0, 1, 2), slope=0.0, ratio=1.02
     for name, run in params["runs"].items():
         classes = datasets[run["dataset"]]
         quality = (hot or {}).get((run["dataset"], run["loss"]), QUALITY[run["loss"]])
-        write_run(folder, run_settings(params, name), classes, quality, scatter, (shares or {}).get(run["loss"]))
+        own = scatter[run["dataset"]] if isinstance(scatter, dict) else scatter
+        write_run(folder, run_settings(params, name), classes, quality, own, (shares or {}).get(run["loss"]))
     rng = np.random.default_rng(0)
     for dataset, classes in datasets.items():
         for kind in ("datasets", "gradients", "steps"):
@@ -190,6 +191,12 @@ def test_temperature_and_the_number_of_classes(tmp_path, monkeypatch, moved, see
     better = {(moved, "pat-hot"): (0.9, 0.9, 0.5)}  # the temperature that changes much, on one of two datasets
     found, _, _ = verdicts(tmp_path, monkeypatch, {"few": 3, "many": 20}, hot=better, seeds=seeds)
     assert found["C3", "pat"] == expected
+
+
+def test_scatter_of_seeds_alone_is_no_effect_of_temperature(tmp_path, monkeypatch):
+    scatter = {"few": 0.002, "many": 0.06}
+    found, _, _ = verdicts(tmp_path, monkeypatch, {"few": 3, "many": 20}, scatter=scatter, seeds=range(8))
+    assert found["C3", "pat"] == "undecided"
 
 
 def test_few_classes_are_no_evidence_for_many(tmp_path, monkeypatch):
