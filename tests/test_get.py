@@ -1,4 +1,4 @@
-"The converters of profiles/get.py, on folders in the layouts of the originals."
+"The converters of datasets/get.py, on folders in the layouts of the originals."
 
 import runpy
 
@@ -10,7 +10,7 @@ from scipy.io import savemat
 from pat.datasets import open_source, read_pair, split_indices
 from pat.params import ROOT
 
-get = runpy.run_path(str(ROOT / "profiles/get.py"))
+get = runpy.run_path(str(ROOT / "datasets/get.py"))
 
 
 @pytest.fixture

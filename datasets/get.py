@@ -1,4 +1,4 @@
-"""`python profiles/get.py DATASET FOLDER`: writes datasets/DATASET, as a profile reads it, from the original.
+"""`python datasets/get.py DATASET FOLDER`: writes datasets/DATASET, as a profile reads it, from the original.
 
 clothing         FOLDER is a copy of https://github.com/bearpaw/clothing-co-parsing: photos/0001.jpg and so on, and
                  annotations/pixel-level/0001.mat, whose `groundtruth` (h, w) has the number of each pixel's class
@@ -17,7 +17,8 @@ from PIL import Image
 from scipy.io import loadmat
 from tqdm import tqdm
 
-HERE = Path(__file__).parent
+DATASETS = Path(__file__).parent
+PROFILES = DATASETS.parent / "profiles"
 PARTS = ("train", "train", "train", "val", "test")  # of every five photos in the order of their names
 BLOCKS = {"train": (0.0, 0.6), "val": (0.6, 0.8), "test": (0.8, 1.0)}  # of each sequence, in the order of its frames
 BREEDS = ("Abyssinian", "Bengal", "american_bulldog")
@@ -57,7 +58,7 @@ def clothing(source: Path, folder: Path) -> None:
     for part in sorted(set(PARTS)):
         names = [file.stem for i, file in enumerate(files) if PARTS[i % len(PARTS)] == part]
         write_list(folder / f"{part}.txt", names)
-    shutil.copy(HERE / "clothing" / "dataset.yaml", folder)
+    shutil.copy(PROFILES / "clothing" / "dataset.yaml", folder)
 
 
 def vocalfolds(source: Path, folder: Path) -> None:
@@ -74,7 +75,7 @@ def vocalfolds(source: Path, folder: Path) -> None:
             parts[part] += names[round(start * len(names)) : round(stop * len(names))]
     for part, names in parts.items():
         write_list(folder / f"{part}.txt", names)
-    shutil.copy(HERE / "classes" / "vocalfolds.yaml", folder / "dataset.yaml")
+    shutil.copy(PROFILES / "classes" / "vocalfolds.yaml", folder / "dataset.yaml")
 
 
 def oxford_pet_part(source: Path, folder: Path) -> None:
@@ -94,7 +95,7 @@ WRITERS = {"clothing": clothing, "vocalfolds": vocalfolds, "oxford_pet_part": ox
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in WRITERS:
         sys.exit(__doc__)
-    target = HERE.parent / "datasets" / sys.argv[1]
+    target = DATASETS / sys.argv[1]
     if target.exists():
         sys.exit(f"error: {target} exists already: remove it first")
     scratch = target.with_name(f"{target.name}.tmp")
