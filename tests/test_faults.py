@@ -14,6 +14,9 @@ from test_training import make_settings, tiny
 
 from pat.training import save_checkpoint, train, write_outcome
 
+# Not a copy of this process: torch refuses autograd in one whose parent has had threads for it, as other tests may.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["pat.training"])  # imported once, not by every process
 SETTINGS = make_settings(epochs=6, augment={"flip": 0.5, "rotate": 10}, threads=1)
 
 
@@ -23,9 +26,9 @@ def run(folder, settings=SETTINGS):
     write_outcome(train(settings, tiny(), folder / "checkpoints", progress=False), folder / "results")
 
 
-def start(folder):
-    "`run` in a process that is a copy of this one."
-    process = multiprocessing.get_context("fork").Process(target=run, args=(folder,))
+def start(*args, target=run):
+    "`target` in a process of its own."
+    process = PROCESSES.Process(target=target, args=args)
     process.start()
     return process
 
@@ -39,6 +42,7 @@ def files(folder):
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("unbroken")
+    start(target=int).join()  # the first waits for the imports
     begun = time.time()
     process = start(folder)
     process.join()
@@ -82,9 +86,7 @@ def limited(folder, size):
 
 @pytest.mark.parametrize("size", [1000, 10_000, 200_000])
 def test_a_full_disk_is_said_and_the_run_goes_on_when_there_is_room(unbroken, tmp_path, size):
-    process = multiprocessing.get_context("fork").Process(target=limited, args=(tmp_path, size))
-    process.start()
-    process.join()
+    start(tmp_path, size, target=limited).join()
     told = (tmp_path / "error").read_text()
     assert re.search(r"File too large: '.*/last\.ckpt'|last\.ckpt cannot .* disk full", told)
     assert not [*tmp_path.rglob("*.tmp*")]
